@@ -1,0 +1,1 @@
+"""The contract: records, blocks, topics, tasks, keys, and how they become bytes."""

@@ -1,0 +1,1 @@
+"""Stream workers: ingest, join and decide. Pure cores, thin shells; torch is never imported here."""
