@@ -1,0 +1,1 @@
+"""Benchmarks: ratios measured in one run, results kept with machine and commit. Never timed tests."""
