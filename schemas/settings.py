@@ -1,0 +1,55 @@
+"""Settings that every process shares, from the environment (prefix ``HEADRACE_``).
+
+A shell: this is where the environment is read, and nowhere else in `schemas`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import AliasChoices, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from schemas.errors import UserError
+
+SettingsT = TypeVar("SettingsT", bound="CommonSettings")
+
+
+class CommonSettings(BaseSettings):
+    """Where the broker is, which namespace to serve, where to keep caches and keys."""
+
+    model_config = SettingsConfigDict(env_prefix="HEADRACE_", frozen=True, extra="ignore", populate_by_name=True)
+
+    bootstrap: str = Field("127.0.0.1:9092", description="Kafka bootstrap servers, host:port, comma-separated.")
+    namespace: str = Field("headrace", description="Prefix of every topic: <namespace>.requests and so on.")
+    schema_registry_url: str | None = Field(
+        None,
+        validation_alias=AliasChoices("schema_registry_url", "HEADRACE_SCHEMA_REGISTRY_URL", "SCHEMA_REGISTRY_URL"),
+        description="Confluent-compatible registry; without it the ids packaged with headrace are used.",
+    )
+    state_dir: Path = Field(Path(".headrace"), description="Folder of caches and checkpoints; may be deleted.")
+    public_key: Path | None = Field(None, description="File of the key that snapshots must be signed with.")
+    kafka_options: dict[str, str] = Field(
+        default_factory=dict, description="JSON object of librdkafka properties for every client (security, for one)."
+    )
+
+    def librdkafka(self, **options: Any) -> dict[str, Any]:
+        """Properties of a confluent-kafka client: bootstrap, the user's `kafka_options`, then `options`."""
+        return {"bootstrap.servers": self.bootstrap, **self.kafka_options, **options}
+
+
+def load_settings(kind: type[SettingsT], **values: Any) -> SettingsT:
+    """Read `kind` from the environment; `values` (command-line flags) win over it.
+
+    Raises UserError naming the variable when a value cannot be read.
+    """
+    try:
+        return kind(**{name: value for name, value in values.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        variable = "HEADRACE_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise UserError(
+            f"setting {variable}: {first['msg'].lower()}, got {first.get('input')!r}",
+            f"correct {variable} or the flag of that name; docs/reference.md lists every setting",
+        ) from error
