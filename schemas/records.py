@@ -187,7 +187,7 @@ class TaskRecord:
     task: str
     """Name of the task, of the namespace, or of the source topic."""
     kind: str
-    """One of "task", "namespace", "source".
+    """One of "task", "namespace", "source"."""
     definition: str
     """Canonical JSON."""
     retired: bool = False
