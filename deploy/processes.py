@@ -1,0 +1,116 @@
+"""Child processes that cannot be left behind.
+
+Owns how headrace starts, follows and ends other processes. Everything is by process id, never by name.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+_PR_SET_PDEATHSIG = 1
+
+
+def _dies_with_parent() -> Callable[[], None] | None:
+    """Run in the child before exec: Linux sends it SIGKILL when the thread that started it is gone."""
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None)
+
+    def ask() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    return ask
+
+
+def spawn(
+    command: Sequence[str | Path],
+    output: IO[bytes] | int,
+    *,
+    environment: Mapping[str, str] | None = None,
+    tied: bool = True,
+    folder: Path | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a process in its own session, so that Ctrl-C reaches only us and we end it in order.
+
+    `output` receives stdout and stderr. With `tied` the kernel kills the child should we die without cleaning up
+    (Linux; call from a thread that lives as long as the program).
+    """
+    return subprocess.Popen(
+        [str(part) for part in command],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, **(environment or {})},
+        start_new_session=True,
+        cwd=folder,
+        preexec_fn=_dies_with_parent() if tied else None,
+    )
+
+
+def end(pid: int, timeout_s: float = 15.0) -> bool:
+    """SIGTERM, wait, then SIGKILL what is left. True when the process ended by itself in time (or was gone)."""
+    try:
+        process = psutil.Process(pid)
+        process.terminate()
+    except psutil.NoSuchProcess:
+        return True
+    try:
+        process.wait(timeout_s)
+        return True
+    except psutil.TimeoutExpired:
+        process.kill()
+        process.wait(5)
+        return False
+
+
+def is_alive(pid: int, started_s: float) -> bool:
+    """Whether `pid` is still the process that was created at `started_s` (a pid may be given out again)."""
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - started_s) < 2.0 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback that nobody listens on now; another program may still take one before we do."""
+    held = [socket.socket() for _ in range(count)]
+    try:
+        for each in held:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in held]
+    finally:
+        for each in held:
+            each.close()
+
+
+def port_in_use(port: int) -> bool:
+    """Whether somebody listens on this loopback port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+        return False
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float, every_s: float = 0.05) -> bool:
+    """Poll `condition`; True as soon as it holds, False when the time is up."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(every_s)
+    return condition()
