@@ -1,0 +1,95 @@
+"""RecordBatch: many records of one Kafka partition as columns. The unit that an agent gets.
+
+Knows nothing of Faust and of how the bytes were fetched. Shape legend: N records of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from schemas.blocks import I32, I64, U8
+
+NULL_LENGTH = -1
+"""Length of a null value (a tombstone); an empty value has length 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordBatch:
+    """Consecutive records of one topic partition. Keys and headers are not kept: nobody here reads them."""
+
+    topic: str
+    partition: int
+    offsets: I64
+    """(N,) strictly rising; compaction leaves gaps."""
+    timestamps_ms: I64
+    """(N,) append time where the topic is LogAppendTime, the producer's clock otherwise."""
+    starts: I64
+    """(N,) where each value starts in `buffer`."""
+    lengths: I32
+    """(N,) bytes of each value, `NULL_LENGTH` for null."""
+    buffer: U8
+    """Read-only bytes in which the values lie; may hold more than them (a whole fetch response)."""
+    next_offset: int
+    """First offset that is not covered by this batch: what may be committed when it is done."""
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def value(self, index: int) -> memoryview | None:
+        """Bytes of one record without copying, None for null."""
+        length = int(self.lengths[index])
+        if length < 0:
+            return None
+        start = int(self.starts[index])
+        return self.buffer[start : start + length].data
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all values."""
+        return int(np.maximum(self.lengths, 0).sum())
+
+
+def pack(topic: str, partition: int, records: Sequence[Any]) -> RecordBatch:
+    """Columns of aiokafka's `ConsumerRecord`s: one join of their values. `records` must not be empty."""
+    values = [record.value for record in records]
+    num_records = len(values)
+    lengths = np.fromiter((NULL_LENGTH if v is None else len(v) for v in values), np.int32, num_records)
+    starts = np.zeros(num_records, np.int64)
+    np.cumsum(np.maximum(lengths[:-1], 0), out=starts[1:])
+    return RecordBatch(
+        topic,
+        partition,
+        np.fromiter((record.offset for record in records), np.int64, num_records),
+        np.fromiter((record.timestamp for record in records), np.int64, num_records),
+        starts,
+        lengths,
+        np.frombuffer(b"".join(value for value in values if value), np.uint8),
+        records[-1].offset + 1,
+    )
+
+
+def join(batches: Sequence[RecordBatch]) -> RecordBatch:
+    """One batch of several consecutive ones; copies values only where they lie in different buffers."""
+    if len(batches) == 1:
+        return batches[0]
+    first, last = batches[0], batches[-1]
+    if all(batch.buffer is first.buffer for batch in batches):
+        buffer, starts = first.buffer, [batch.starts for batch in batches]
+    else:
+        ends = np.cumsum([len(batch.buffer) for batch in batches])
+        buffer = np.concatenate([batch.buffer for batch in batches])
+        starts = [batch.starts + (end - len(batch.buffer)) for batch, end in zip(batches, ends, strict=True)]
+    return RecordBatch(
+        first.topic,
+        first.partition,
+        np.concatenate([batch.offsets for batch in batches]),
+        np.concatenate([batch.timestamps_ms for batch in batches]),
+        np.concatenate(starts),
+        np.concatenate([batch.lengths for batch in batches]),
+        buffer,
+        last.next_offset,
+    )
