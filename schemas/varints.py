@@ -1,0 +1,176 @@
+"""Avro's primitives in numba: numbers, lengths and UTF-8 in a byte buffer, and what can be wrong with them.
+
+Every reader returns the position after what it read, or minus the code of what is wrong; codes are indices into
+`REASONS`. No reader allocates, and none reads a byte at or past `end`.
+
+Source: Avro 1.12 specification, "Binary encoding".
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from schemas.blocks import I64, U8
+
+REASONS: tuple[tuple[str, str], ...] = (
+    ("", ""),
+    ("empty", "the message has no bytes"),
+    ("bad-magic", "the first byte is neither 0x00 (Avro) nor { (JSON)"),
+    ("unknown-schema", "no schema of this id is known"),
+    ("wrong-type", "a record of another type stands here"),
+    ("truncated", "the message ends before the value does"),
+    ("trailing-bytes", "bytes are left after the last field"),
+    ("too-large", "it is longer than the limit"),
+    ("too-deep", "it is nested deeper than the limit"),
+    ("too-many-items", "it counts more items than the limit"),
+    ("negative-length", "the length is negative"),
+    ("bad-varint", "the number has more than 64 bits"),
+    ("bad-union", "the union has no such branch"),
+    ("bad-enum", "the enum has no such symbol"),
+    ("bad-boolean", "a boolean is 0 or 1"),
+    ("bad-block", "the items end elsewhere than the block's size says"),
+    ("bad-utf8", "the string is not UTF-8"),
+    ("not-finite", "the number is NaN or infinite"),
+    ("out-of-range", "the number lies outside its range"),
+    ("missing-field", "a required field is missing or empty"),
+    ("bad-json", "it is not JSON"),
+    ("unknown-field", "the record has no such field"),
+    ("empty-candidates", "the list of candidates is empty"),
+    ("empty-block", "the block has no rows"),
+    ("bad-columns", "the columns do not fit together"),
+    ("bad-row", "a row that is learnt from holds unusable numbers"),
+)
+"""(code, sentence) of everything that makes a record unusable; the index is the code in numba."""
+
+(
+    _OK,
+    EMPTY,
+    BAD_MAGIC,
+    UNKNOWN_SCHEMA,
+    WRONG_TYPE,
+    TRUNCATED,
+    TRAILING_BYTES,
+    TOO_LARGE,
+    TOO_DEEP,
+    TOO_MANY_ITEMS,
+    NEGATIVE_LENGTH,
+    BAD_VARINT,
+    BAD_UNION,
+    BAD_ENUM,
+    BAD_BOOLEAN,
+    BAD_BLOCK,
+    BAD_UTF8,
+    NOT_FINITE,
+    OUT_OF_RANGE,
+    MISSING_FIELD,
+    BAD_JSON,
+    UNKNOWN_FIELD,
+    EMPTY_CANDIDATES,
+    EMPTY_BLOCK,
+    BAD_COLUMNS,
+    BAD_ROW,
+) = range(len(REASONS))
+
+
+@numba.njit(cache=True, nogil=True)
+def read_long(buffer: U8, position: int, end: int) -> tuple[int, int]:
+    """(value, position after it or -code). Zig-zag varint of at most ten bytes and 64 bits."""
+    raw = np.uint64(0)
+    shift = np.uint64(0)
+    while position < end:
+        byte = np.uint64(buffer[position])
+        position += 1
+        if shift == np.uint64(63) and byte > np.uint64(1):
+            return 0, -BAD_VARINT
+        raw |= (byte & np.uint64(0x7F)) << shift
+        if byte < np.uint64(0x80):
+            return np.int64(raw >> np.uint64(1)) ^ -np.int64(raw & np.uint64(1)), position
+        shift += np.uint64(7)
+    return 0, -TRUNCATED
+
+
+@numba.njit(cache=True, nogil=True)
+def read_length(buffer: U8, position: int, end: int, length_max: int) -> tuple[int, int]:
+    """(length, position of the first byte or -code) of a string or of bytes that lies wholly before `end`."""
+    length, position = read_long(buffer, position, end)
+    if position < 0:
+        return 0, position
+    if length < 0:
+        return 0, -NEGATIVE_LENGTH
+    if length > length_max:
+        return 0, -TOO_LARGE
+    if length > end - position:
+        return 0, -TRUNCATED
+    return length, position
+
+
+@numba.njit(cache=True, nogil=True)
+def is_finite_f32(buffer: U8, position: int) -> bool:
+    """Whether the little-endian float32 at `position` is finite: not all exponent bits are set."""
+    return not (buffer[position + 3] & 0x7F == 0x7F and buffer[position + 2] & 0x80 == 0x80)
+
+
+@numba.njit(cache=True, nogil=True)
+def is_finite_f64(buffer: U8, position: int) -> bool:
+    """Whether the little-endian float64 at `position` is finite."""
+    return not (buffer[position + 7] & 0x7F == 0x7F and buffer[position + 6] & 0xF0 == 0xF0)
+
+
+@numba.njit(cache=True, nogil=True)
+def utf8_end(buffer: U8, position: int, end: int) -> int:
+    """`end` if buffer[position:end] is UTF-8 (RFC 3629: no surrogates, nothing overlong), else -BAD_UTF8."""
+    while position < end:
+        lead = buffer[position]
+        position += 1
+        if lead < 0x80:
+            continue
+        if lead < 0xC2 or lead > 0xF4:
+            return -BAD_UTF8
+        following = 1 if lead < 0xE0 else 2 if lead < 0xF0 else 3
+        if end - position < following:
+            return -BAD_UTF8
+        second = buffer[position]
+        low = 0xA0 if lead == 0xE0 else 0x90 if lead == 0xF0 else 0x80
+        high = 0x9F if lead == 0xED else 0x8F if lead == 0xF4 else 0xBF
+        if second < low or second > high:
+            return -BAD_UTF8
+        for index in range(1, following):
+            if buffer[position + index] & 0xC0 != 0x80:
+                return -BAD_UTF8
+        position += following
+    return end
+
+
+@numba.njit(cache=True, nogil=True)
+def write_long(buffer: U8, position: int, value: int) -> int:
+    """Position after the zig-zag varint of `value`; the caller left ten bytes of room."""
+    raw = np.uint64(np.int64(value) << 1) ^ np.uint64(np.int64(value) >> 63)
+    while raw >= np.uint64(0x80):
+        buffer[position] = np.uint8(raw & np.uint64(0x7F)) | np.uint8(0x80)
+        raw >>= np.uint64(7)
+        position += 1
+    buffer[position] = np.uint8(raw)
+    return position + 1
+
+
+@numba.njit(cache=True, nogil=True)
+def write_arrays(values: I64, counts: I64) -> tuple[U8, I64]:
+    """Arrays of numbers, one after another, as Avro writes them: count, items, 0 (only 0 when empty).
+
+    `values` of all arrays together, `counts` their lengths. Returns (bytes, end of each array within them).
+    """
+    buffer = np.empty(10 * len(values) + 11 * len(counts), np.uint8)
+    ends = np.empty(len(counts), np.int64)
+    position = first = 0
+    for column in range(len(counts)):
+        last = first + counts[column]
+        if last > first:
+            position = write_long(buffer, position, last - first)
+            for index in range(first, last):
+                position = write_long(buffer, position, values[index])
+        buffer[position] = 0
+        position += 1
+        ends[column] = position
+        first = last
+    return buffer[:position].copy(), ends
