@@ -63,12 +63,12 @@ def integers(scores: F64, num_candidates: I32, allowed: Mask, weights: Mapping[s
 
 
 def strength_of(kind: int, task: Task, num_rows: float, reward_sd: float) -> float:
-    """The one number of an exploration: γ = c·√n / sd (SquareCB), ε, or the softmax's 1/temperature in reward units."""
+    """The one number of an exploration: γ = c·√n / sd (SquareCB), ε, or 1 / (temperature · sd) of a softmax."""
     if kind == SQUARECB:
         return float(task.exploration.gamma * np.sqrt(num_rows) / reward_sd) if num_rows > 0 else 0.0
     if kind == EPSILON:
-        return float(task.exploration.epsilon)
-    return float(1.0 / task.exploration.temperature)
+        return task.exploration.epsilon
+    return float(1.0 / (task.exploration.temperature * reward_sd))
 
 
 def newcomers_of(task: Task, weights: Mapping[str, Any]) -> Mask:

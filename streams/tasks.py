@@ -1,0 +1,196 @@
+"""Follow the `tasks` topic: which tasks, sources and namespace settings are applied.
+
+A shell with one daemon thread, shared by every worker role. The table grows in place, so whoever holds it sees a new
+definition without being told; `changes` says whether to look again. Definitions are never forgotten: decisions made
+under an old one are still joined and learnt (join.md rule 13).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from types import TracebackType
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
+
+from schemas.codec import BadRecord, decode
+from schemas.errors import UserError
+from schemas.records import TaskRecord
+from schemas.registry import Registry, open_registry
+from schemas.settings import CommonSettings
+from schemas.task import Namespace, Source, Task, TaskTable
+from schemas.topics import topic
+from streams.cluster import require_topics
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.5
+
+
+class TaskFollower:
+    """Knows every definition that has been applied, within a few milliseconds of its being written.
+
+    >>> with TaskFollower(settings) as tasks:  # doctest: +SKIP
+    ...     tasks.wait_ready(10)
+    ...     tasks.table.named("support")
+    """
+
+    def __init__(self, settings: CommonSettings, registry: Registry | None = None) -> None:
+        self.table = TaskTable()
+        """Grows in place; safe to read from any thread."""
+        self.changes = 0
+        """Definitions read so far: when it has not moved, nothing has."""
+        self._settings = settings
+        self._registry = registry
+        self._namespace: Namespace | None = None
+        self._sources: dict[str, Source] = {}
+        self._ready = threading.Event()
+        self._stopping = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="tasks", daemon=True)
+
+    @property
+    def namespace(self) -> Namespace:
+        """Settings of the namespace. Raises UserError before anything was applied."""
+        if self._namespace is None:
+            raise UserError(
+                f"nothing is applied to the namespace {self._settings.namespace!r} at {self._settings.bootstrap}",
+                "run `headrace apply headrace.toml` first",
+            )
+        return self._namespace
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Foreign topics that are mapped to outcomes, in order of topic."""
+        return tuple(self._sources[name] for name in sorted(self._sources.copy()))
+
+    def start(self) -> TaskFollower:
+        """Start following. Raises UserError when there is no broker or no `tasks` topic."""
+        require_topics(self._settings, [topic(self._settings.namespace, "tasks")])
+        if self._registry is None:
+            self._registry = open_registry(self._settings.schema_registry_url)
+        self._thread.start()
+        return self
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """Return once all that was applied before the start is in the table.
+
+        Raises UserError when nothing is applied, when the journal has another number of partitions than the first
+        apply wrote (join.md rule 15), or after `timeout_s`.
+        """
+        if not self._ready.wait(timeout_s):
+            raise UserError(
+                f"topic {topic(self._settings.namespace, 'tasks')} at {self._settings.bootstrap} "
+                f"was not read to its end within {timeout_s:g} s",
+                "see whether the broker is healthy: headrace broker status",
+            )
+        if self._failure is not None:
+            raise self._failure
+        journal = topic(self._settings.namespace, "journal")
+        found = require_topics(self._settings, [journal])[journal]
+        if found != self.namespace.partitions:
+            raise UserError(
+                f"topic {journal} has {found} partitions, the first apply wrote {self.namespace.partitions}: "
+                "subjects would move between partitions",
+                "use a new namespace for another number of partitions, and drain this one",
+            )
+
+    def close(self) -> None:
+        """Stop following; waits up to two poll intervals."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(2 * POLL_S)
+
+    def __enter__(self) -> TaskFollower:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        try:
+            for message in self._messages():
+                self._take(message)
+        except BaseException as error:  # a dead follower must not look like a quiet topic
+            self._failure = error
+            self._ready.set()
+            log.exception("following the tasks topic ended; this process knows no task applied from now on")
+
+    def _messages(self) -> Iterator[Message]:
+        """Every message of the topic, for ever; sets `ready` at the first end of the log."""
+        name = topic(self._settings.namespace, "tasks")
+        consumer = Consumer(
+            self._settings.librdkafka(
+                **{
+                    "group.id": f"{self._settings.namespace}.follow-tasks",  # required by the client, never used
+                    "enable.auto.commit": False,
+                    "enable.partition.eof": True,
+                    "auto.offset.reset": "earliest",
+                }
+            ),
+            logger=logging.getLogger("headrace.kafka"),
+        )
+        try:
+            consumer.assign([TopicPartition(name, 0, OFFSET_BEGINNING)])
+            while not self._stopping.is_set():
+                message = consumer.poll(POLL_S)
+                if message is None:
+                    continue
+                error = message.error()
+                if error is None:
+                    yield message
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    self._ready.set()
+        finally:
+            consumer.close()
+
+    def _take(self, message: Message) -> None:
+        """Put one record into the table; one that this version cannot read is logged, and the rest goes on."""
+        payload = message.value()
+        if payload is None:
+            return  # a tombstone: only allowed once no journal record refers to it
+        assert self._registry is not None
+        try:
+            record = decode(payload, self._registry, expect=TaskRecord)
+            assert isinstance(record, TaskRecord)
+            self._adopt(record)
+        except (BadRecord, UserError) as error:
+            log.error(
+                "%s partition 0 offset %d: not a definition this version reads (%s); "
+                "apply it again with this version, or upgrade this process",
+                message.topic(),
+                message.offset(),
+                error,
+            )
+            return
+        self.changes += 1
+
+    def _adopt(self, record: TaskRecord) -> None:
+        if record.kind == "namespace":
+            self._namespace = Namespace.from_canonical(record.definition)
+        elif record.kind == "source":
+            if record.retired:
+                self._sources.pop(record.task, None)
+            else:
+                self._sources[record.task] = Source.from_canonical(record.definition)
+        elif record.kind == "task":
+            adopt_task(self.table, Task.from_canonical(record.definition), record.retired)
+        else:
+            raise BadRecord("wrong-type", f"kind {record.kind!r}, expected task, namespace or source")
+
+
+def adopt_task(table: TaskTable, task: Task, retired: bool) -> None:
+    """Add a definition to the table; a retired one is known by its fingerprint but no longer by its name.
+
+    An old definition that is retired after its successor was applied must not take the successor's name.
+    """
+    successor = table.named(task.name)
+    table.add(task)
+    if not retired:
+        return
+    table.retire(task.fingerprint)
+    if successor is not None and successor != task:
+        table.add(successor)
