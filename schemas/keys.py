@@ -116,6 +116,6 @@ def partition_of(subject: str, num_partitions: int) -> int:
     """Journal partition of a subject (join.md rule 15), the same as Java's default partitioner gives its key.
 
     >>> partition_of("customer-1", 4)
-    0
+    1
     """
     return (murmur2(subject.encode()) & 0x7FFFFFFF) % num_partitions

@@ -1,0 +1,313 @@
+"""The shape of `headrace.toml`, and of the canonical definitions made from it.
+
+Owns validation: an error names the key's path, what was expected, what came and the remedy. The same models read
+the file and the canonical JSON of the `tasks` topic, so nothing unchecked enters from either side.
+
+Simplification: the only kind of task is `choice`; others are refused by name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import jmespath
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+
+from schemas.file_errors import did_you_mean
+
+DURATION_MS_MAX = 400 * 86_400_000
+_UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)")
+_NAME = r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$"
+
+
+def duration_ms(value: object) -> int:
+    """Milliseconds of a duration with its unit: 500ms, 2s, 5m, 1h, 7d. Raises ValueError.
+
+    >>> duration_ms("1.5s"), duration_ms("1h")
+    (1500, 3600000)
+    """
+    found = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError('expected a duration with its unit, such as "500ms", "2s", "5m", "1h" or "7d"')
+    milliseconds = float(found[1]) * _UNITS_MS[found[2]]
+    if not milliseconds.is_integer() or milliseconds > DURATION_MS_MAX:
+        raise ValueError('expected whole milliseconds, at most "400d"')
+    return int(milliseconds)
+
+
+def _expression(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("expected a jmespath expression as text")
+    try:
+        jmespath.compile(value)
+    except jmespath.exceptions.JMESPathError as error:
+        raise ValueError(f"expected a jmespath expression: {' '.join(str(error).split())}") from error
+    return value
+
+
+def _guard(value: object) -> str:
+    from schemas.comparison import parse_comparison
+
+    if isinstance(value, str) and parse_comparison(value) is not None:
+        return value
+    return _expression(value)
+
+
+def _feature_value(value: object) -> object:
+    """A feature value as JSON has it; whole numbers become floats so that 1 and 1.0 are one definition."""
+    if isinstance(value, bool | str):
+        return value
+    if isinstance(value, int | float):
+        return float(value)
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return value
+    if isinstance(value, list) and all(isinstance(item, int | float) and not isinstance(item, bool) for item in value):
+        return [float(item) for item in value]
+    raise ValueError("expected a number, text, true or false, a list of texts or a list of numbers")
+
+
+Duration = Annotated[int, BeforeValidator(duration_ms), PlainSerializer(lambda ms: f"{ms}ms")]
+Expression = Annotated[str, BeforeValidator(_expression)]
+Name = Annotated[str, Field(pattern=_NAME)]
+Identifier = Annotated[str, Field(min_length=1, max_length=256)]
+FeatureName = Annotated[str, Field(min_length=1, max_length=64)]
+AnyValue = Annotated[Any, BeforeValidator(_feature_value)]
+
+
+class Table(BaseModel):
+    """A table of the file: unknown keys are refused, with the nearest known one."""
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, value: Any) -> Any:
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        for key in value if isinstance(value, dict) else ():
+            if key not in known:
+                raise ValueError(f"unknown key {key!r}{did_you_mean(str(key), known)}")
+        return value
+
+
+class NumberTable(Table):
+    """A number."""
+
+    kind: Literal["number"]
+    log: bool = False
+    scale: float = Field(1.0, gt=0)
+
+
+class BooleanTable(Table):
+    """True or false."""
+
+    kind: Literal["boolean"]
+
+
+class CategoryTable(Table):
+    """One or several of many values."""
+
+    kind: Literal["category"]
+    values: list[Identifier] = Field(default_factory=list, max_length=1 << 16)
+
+    @model_validator(mode="after")
+    def _values_differ(self) -> CategoryTable:
+        _refuse_twins("value", self.values)
+        return self
+
+
+class TextTable(Table):
+    """Words in a human language."""
+
+    kind: Literal["text"]
+    count: bool = False
+
+
+class VectorTable(Table):
+    """An embedding or any fixed number of numbers."""
+
+    kind: Literal["vector"]
+    size: int = Field(ge=1, le=4096)
+
+
+FeatureTable = Annotated[
+    NumberTable | BooleanTable | CategoryTable | TextTable | VectorTable, Field(discriminator="kind")
+]
+Features = Annotated[dict[FeatureName, FeatureTable], Field(max_length=1024)]
+
+
+class ActionTable(Table):
+    """One action of the declared catalogue."""
+
+    id: Identifier
+    features: dict[FeatureName, AnyValue] = Field(default_factory=dict)
+
+
+class OutcomeTable(Table):
+    """One type of outcome."""
+
+    aggregate: Literal["sum", "first", "last", "min", "max", "mean", "count"]
+    weight: float = 1.0
+    window: Duration | None = None
+    binary: bool = False
+
+
+class RewardTable(Table):
+    """How outcomes become a reward."""
+
+    window: Duration = Field(gt=0)
+    backward_window: Duration | None = None
+    default: float = 0.0
+    min: float | None = None
+    max: float | None = None
+    outcomes: dict[Name, OutcomeTable] = Field(min_length=1, max_length=64)
+
+
+class ExplorationTable(Table):
+    """How probabilities come from scores."""
+
+    kind: Literal["squarecb", "epsilon", "softmax"] = "squarecb"
+    gamma: float = Field(10.0, gt=0)
+    epsilon: float = Field(0.1, gt=0, le=1)
+    temperature: float = Field(0.1, gt=0)
+
+
+class LearnerTable(Table):
+    """What is learnt."""
+
+    seed: int = Field(0, ge=0, lt=1 << 63)
+    cross_bits: int = Field(20, ge=10, le=26)
+    deep: bool = True
+    cross: bool = True
+
+
+class GuardrailTable(Table):
+    """A condition on candidates."""
+
+    name: Name
+    allow_if: Annotated[str, BeforeValidator(_guard)]
+
+
+def _choice_only(value: object) -> object:
+    if value != "choice":
+        raise ValueError('expected "choice", the only kind of task this version decides')
+    return value
+
+
+class TaskFile(Table):
+    """One ``[[tasks]]``."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    kind: Annotated[Literal["choice"], BeforeValidator(_choice_only)] = "choice"
+    actions: list[ActionTable] = Field(default_factory=list, max_length=1 << 16)
+    context: Features = Field(default_factory=dict)
+    action: Features = Field(default_factory=dict)
+    reward: RewardTable
+    reply: Literal["journal-first", "immediate"] = "journal-first"
+    baseline: Identifier | None = None
+    epsilon: float = Field(0.1, ge=0, le=1)
+    exploration: ExplorationTable = Field(default_factory=ExplorationTable)
+    learner: LearnerTable = Field(default_factory=LearnerTable)
+    guardrails: list[GuardrailTable] = Field(default_factory=list, max_length=64)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_ids_are_actions(cls, value: Any) -> Any:
+        actions = value.get("actions") if isinstance(value, dict) else None
+        if not isinstance(actions, list):
+            return value
+        return {**value, "actions": [{"id": item} if isinstance(item, str) else item for item in actions]}
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> TaskFile:
+        ids = [action.id for action in self.actions]
+        _refuse_twins("action id", ids)
+        _refuse_twins("guardrail", [guardrail.name for guardrail in self.guardrails])
+        for action in self.actions:
+            for name in action.features:
+                if name not in self.action:
+                    raise ValueError(
+                        f"action {action.id!r} has the feature {name!r}, which [tasks.action] does not declare"
+                        f"{did_you_mean(name, self.action)}"
+                    )
+        if self.baseline is not None and ids and self.baseline not in ids:
+            raise ValueError(f"baseline {self.baseline!r} is none of the actions{did_you_mean(self.baseline, ids)}")
+        if not ids and not self.action:
+            raise ValueError("expected a catalogue (actions = [...]) or features of candidates ([tasks.action])")
+        return self
+
+
+Constant = str | float
+
+
+class PathTable(Table):
+    """Where a field stands."""
+
+    path: Expression
+
+
+def _rule(constant: Callable[[object], bool], what: str) -> BeforeValidator:
+    def read(value: object) -> object:
+        if constant(value):
+            return float(value) if isinstance(value, int) else value
+        if isinstance(value, dict | PathTable):
+            return value
+        raise ValueError(f'expected {what}{{ path = "a.jmespath" }}')
+
+    return BeforeValidator(read)
+
+
+_PATH = _rule(lambda _: False, "")
+_TEXT = _rule(lambda value: isinstance(value, str) and value != "", "a constant text or ")
+_NUMBER = _rule(lambda value: isinstance(value, int | float) and not isinstance(value, bool), "a constant number or ")
+
+
+class SourceTable(Table):
+    """One ``[[sources]]``."""
+
+    topic: Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,249}$")]
+    format: Literal["json", "avro"] = "json"
+    subject: Annotated[PathTable, _PATH]
+    type: Annotated[PathTable | str, _TEXT]
+    value: Annotated[PathTable | float, _NUMBER] = 1.0
+    decision_id: Annotated[PathTable, _PATH] | None = None
+    action_id: Annotated[PathTable, _PATH] | None = None
+    outcome_id: Annotated[PathTable, _PATH] | None = None
+    slot: Annotated[PathTable, _PATH] | None = None
+    time: Annotated[PathTable, _PATH] | None = None
+    where: Expression | None = None
+
+
+class NamespaceTable(Table):
+    """``[namespace]``."""
+
+    name: Name = "headrace"
+    partitions: int = Field(12, ge=1, le=4096)
+    draw_key: Annotated[str, Field(pattern=r"^([0-9a-f]{2}){16,64}$")] | None = None
+    bucket: Duration = Field(100, ge=1)
+    publish: Duration = Field(500, ge=1)
+    tick: Duration = Field(250, ge=10, le=10_000)
+
+
+class ProjectTable(Table):
+    """The whole file."""
+
+    namespace: NamespaceTable = Field(default_factory=NamespaceTable)
+    tasks: list[TaskFile] = Field(default_factory=list, max_length=256)
+    sources: list[SourceTable] = Field(default_factory=list, max_length=256)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> ProjectTable:
+        _refuse_twins("task", [task.name for task in self.tasks])
+        _refuse_twins("source topic", [source.topic for source in self.sources])
+        return self
+
+
+def _refuse_twins(what: str, names: list[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{what} {name!r} is declared twice")
+        seen.add(name)
