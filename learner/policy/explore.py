@@ -14,6 +14,7 @@ sum to `PROPENSITY_ONE`, a masked candidate has 0, an allowed one at least `PROP
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,19 +48,38 @@ _LN2_HIGH = 6.93147180369123816490e-01
 _LN2_LOW = 1.90821492927058770002e-10
 
 
+@dataclass(frozen=True, slots=True)
+class Explorer:
+    """One task's exploration under one snapshot: what does not change between requests, worked out once."""
+
+    kind: int
+    """`SQUARECB`, `EPSILON` or `SOFTMAX`."""
+    strength: float
+    """See `strength_of`."""
+    newcomers: Mask
+    """(K,) True for an action of the catalogue that is a newcomer; (0,) without a catalogue."""
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Any], task: Task) -> Explorer:
+        """From the task's arrays of one snapshot."""
+        num_rows, reward_sd = network.reward_stats(weights)
+        kind = _KINDS[task.exploration.kind]
+        return cls(kind, strength_of(kind, task, num_rows, reward_sd), newcomers_of(task, weights))
+
+    def integers(self, scores: F64, num_candidates: I32, allowed: Mask) -> I32:
+        """As the function of that name."""
+        if not np.isfinite(scores).all():
+            raise ValueError("scores must be finite: the policy gave NaN or an infinity")
+        return _checked(_integers(scores, num_candidates, allowed, self.kind, self.strength, self.newcomers))
+
+
 def integers(scores: F64, num_candidates: I32, allowed: Mask, weights: Mapping[str, Any], task: Task) -> I32:
     """Propensities (M,) of the task's exploration over what the guardrails left.
 
     `scores` (M,) float64 finite, `num_candidates` (N,), `allowed` (M,); `weights` the task's arrays of one snapshot.
     Raises ValueError for scores that are not finite, for a row without an allowed candidate or with too many.
     """
-    if not np.isfinite(scores).all():
-        raise ValueError("scores must be finite: the policy gave NaN or an infinity")
-    num_rows, reward_sd = network.reward_stats(weights)
-    kind = _KINDS[task.exploration.kind]
-    strength = strength_of(kind, task, num_rows, reward_sd)
-    newcomers = newcomers_of(task, weights)
-    return _checked(_integers(scores, num_candidates, allowed, kind, strength, newcomers))
+    return Explorer.of(weights, task).integers(scores, num_candidates, allowed)
 
 
 def strength_of(kind: int, task: Task, num_rows: float, reward_sd: float) -> float:

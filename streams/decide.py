@@ -1,0 +1,318 @@
+"""Decide: a micro-batch of requests becomes answers and journal blocks.
+
+Pure: reads no clock, no broker, no random state. The shell (`streams.decider`) says what time it is, which policy serves
+and whether it is overloaded; the draw is a keyed hash of task and decision id. The same request under the same policy
+gets the same answer, in any batch and on any worker.
+
+Theory of operation. Each readable request ends in exactly one of two ways:
+    journaled       policy, no-snapshot, snapshot-refused, deadline, overload: one row of a DecisionBlock with the true
+                    propensity of every candidate; learnt from like any other
+    answered only   expired, too-large, invalid, unknown-task (`streams.fallback`); the last three are dead letters too
+Rows of one batch are grouped by task and by whether the policy decides them; a group is encoded, scored and sampled in
+one go, in order of journal partition, so that its blocks are slices.
+
+Shape legend: N rows of a group, M candidates of all rows, K candidates of one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+
+import numpy as np
+
+from learner.policy import explore, network
+from schemas.blocks import I32, PROPENSITY_ONE, DecisionBlock, DecisionColumns, FeatureColumns, empty
+from schemas.keys import DRAW_ACTION, draw, partition_of
+from schemas.records import Decision, DecisionRequest, Reason
+from schemas.task import Namespace, Task, TaskTable
+from streams.decision_blocks import Row, block_of, bytes_max_of
+from streams.fallback import Refusal, action_places, baseline_of, fallback, problem_of
+from streams.features import Encoder
+from streams.guardrails import mask
+from streams.policy import Policy
+
+DECISION_BYTES_MAX = 256 * 1024
+"""One decision encoded (join.md rule 14): the join keeps its features in memory for a whole reward window."""
+
+EXPIRY_SLACK_MS = 60_000
+"""Requests older than D − this are not decided any more: no id comes back after its dedupe horizon (join.md)."""
+
+_NO_VALUES = empty(np.float64, 0, 1)
+_NO_BOUNDS = empty(np.float64, 0, 2)
+_NO_BYTES = empty(np.uint8)
+_NO_STEPS = empty(np.int32)
+_NO_EPISODES = empty(np.uint64)
+
+_by_partition = attrgetter("journal_partition", "index")
+Mask = explore.Mask
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A readable request and where it stood."""
+
+    request: DecisionRequest
+    partition: int
+    """Of the requests topic."""
+    offset: int
+    append_time_ms: int
+    """Broker's append time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What the shell knows at the moment of deciding."""
+
+    now_ms: int
+    """Wall clock; compared with append times for deadlines and expiry only."""
+    policy: Policy | None = None
+    snapshot_refused: bool = False
+    """The newest snapshot was refused and none serves."""
+    overloaded: bool = False
+    """More requests wait than can be scored in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unjournaled:
+    """A request that is answered but leaves no decision in the log."""
+
+    index: int
+    """Place in the batch."""
+    decision: Decision
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Decisions of one task, all by one policy version or all without one."""
+
+    task: Task
+    version: int
+    """Snapshot that decided, 0 for none."""
+    rows: list[Row]
+    """In order of journal partition."""
+    columns: DecisionColumns
+    decisions: list[Decision]
+    """Answer of each row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """Everything that follows from one batch: every request stands in exactly one of the two lists."""
+
+    groups: list[Group]
+    unjournaled: list[Unjournaled]
+
+
+class Decide:
+    """Decides for one namespace. Its only state is a cache: one encoder per task definition."""
+
+    def __init__(self, namespace: Namespace, table: TaskTable, encoded_size: Callable[[DecisionBlock], int]) -> None:
+        """`encoded_size`: exact bytes of a block; asked only about decisions whose upper bound is over the limit."""
+        self._table = table
+        self._num_partitions = namespace.partitions
+        self._draw_key = bytes.fromhex(namespace.draw_key)
+        self._encoded_size = encoded_size
+        self._encoders: dict[bytes, Encoder] = {}
+
+    def batch(self, batch: Sequence[Asked], situation: Situation) -> Decided:
+        """Answer every request of the batch. Raises nothing for bad requests: that is what reasons are for."""
+        decided = Decided([], [])
+        members: dict[tuple[bytes, bool], list[Row]] = {}
+        dedupe_ms = self._table.dedupe_ms
+        for index, asked in enumerate(batch):
+            request = asked.request
+            task = self._table.named(request.task)
+            if task is None:
+                refusal = Refusal(Reason.UNKNOWN_TASK, "unknown-task", f"no task {request.task!r} is applied")
+                self._refuse(decided, index, request, None, refusal, situation)
+                continue
+            expired = situation.now_ms - asked.append_time_ms > dedupe_ms - EXPIRY_SLACK_MS
+            problem = Refusal(Reason.EXPIRED) if expired else problem_of(request, task)
+            if problem is not None:
+                self._refuse(decided, index, request, task, problem, situation)
+                continue
+            reason = _reason(asked, task, situation)
+            partition = partition_of(request.subject, self._num_partitions)
+            row = Row(index, request, asked.partition, asked.offset, partition, reason)
+            members.setdefault((task.fingerprint, reason is Reason.POLICY), []).append(row)
+        for (fingerprint, by_policy), rows in members.items():
+            rows.sort(key=_by_partition)
+            policy = situation.policy if by_policy else None
+            self._decide(decided, self._table[fingerprint], policy, rows, situation)
+        return decided
+
+    def _decide(
+        self, decided: Decided, task: Task, policy: Policy | None, rows: list[Row], situation: Situation
+    ) -> None:
+        """Put the decisions of one group into `decided`; rows that turn out undecidable are refused, the rest goes on."""
+        encoder = self._encoders.get(task.fingerprint)
+        if encoder is None:
+            encoder = self._encoders[task.fingerprint] = Encoder(task)
+        features, problems = _encoded(encoder, rows)
+        allowed = np.zeros(0, np.bool_)
+        if not problems:
+            allowed = _allowed(task, rows, features)
+            problems = _all_masked(features.num_candidates, allowed)
+        scores = None
+        if not problems and policy is not None:
+            scores = np.asarray(network.scores(policy.weights[task.fingerprint], task, features), np.float64)
+            problems = _not_finite(features.num_candidates, scores)
+        if not problems:
+            propensities = self._propensities(task, policy, rows, features.num_candidates, allowed, scores)
+            group = self._sampled(task, policy, rows, features, propensities, situation.now_ms)
+            problems = self._too_large(group)
+            if not problems:
+                decided.groups.append(group)
+                return
+        for place, refusal in problems.items():
+            self._refuse(decided, rows[place].index, rows[place].request, task, refusal, situation)
+        rest = [row for place, row in enumerate(rows) if place not in problems]
+        if rest:
+            self._decide(decided, task, policy, rest, situation)
+
+    def _propensities(
+        self,
+        task: Task,
+        policy: Policy | None,
+        rows: list[Row],
+        num_candidates: I32,
+        allowed: Mask,
+        scores: explore.F64 | None,
+    ) -> I32:
+        """Integers (M,) of the policy's exploration, or of the baseline mix without a policy."""
+        if policy is not None and scores is not None:
+            return policy.explorers[task.fingerprint].integers(scores, num_candidates, allowed)
+        baselines = np.array([baseline_of(row.request, task) for row in rows], np.int32)
+        return explore.baseline_integers(num_candidates, allowed, baselines, task.epsilon)
+
+    def _sampled(
+        self,
+        task: Task,
+        policy: Policy | None,
+        rows: list[Row],
+        features: FeatureColumns,
+        propensities: I32,
+        now_ms: int,
+    ) -> Group:
+        """Draw, choose, and write down what was chosen with which probability."""
+        version = 0 if policy is None else policy.version
+        draws = [draw(self._draw_key, DRAW_ACTION, 0, task.name, row.request.decision_id) for row in rows]
+        chosen = explore.choose(propensities, features.num_candidates, np.array(draws, np.int32))
+        columns = DecisionColumns(
+            features=features,
+            catalogue=task.catalogue,
+            chosen=chosen.reshape(-1, 1),
+            propensities=propensities,
+            reasons=np.array([row.reason for row in rows], np.uint8),
+            values=_NO_VALUES,
+            bounds=_NO_BOUNDS,
+            terminal=_NO_BYTES,
+            steps=_NO_STEPS,
+            episode_keys=_NO_EPISODES,
+        )
+        decisions = []
+        start = 0
+        for row, size, index in zip(rows, features.num_candidates.tolist(), chosen.tolist(), strict=True):
+            offered = row.request.candidates
+            action_id = task.actions[index] if task.actions or offered is None else offered[index].action_id
+            propensity = int(propensities[start + index]) / PROPENSITY_ONE
+            decisions.append(_answer(row, task, action_id, propensity, version, now_ms))
+            start += size
+        return Group(task, version, rows, columns, decisions)
+
+    def _too_large(self, group: Group) -> dict[int, Refusal]:
+        """Rows whose decision would be over the limit; one sum over the group settles nearly every case."""
+        if bytes_max_of(group.rows, group.columns) <= DECISION_BYTES_MAX:
+            return {}
+        problems = {}
+        for place, row in enumerate(group.rows):
+            columns = group.columns.rows(place, place + 1)
+            if bytes_max_of([row], columns) <= DECISION_BYTES_MAX:
+                continue
+            size = self._encoded_size(block_of(group.task, group.version, [row], columns, ""))
+            if size > DECISION_BYTES_MAX:
+                detail = f"{size} bytes encoded, at most {DECISION_BYTES_MAX}: fewer candidates, or fewer features each"
+                problems[place] = Refusal(Reason.TOO_LARGE, "too-large", detail)
+        return problems
+
+    def _refuse(
+        self,
+        decided: Decided,
+        index: int,
+        request: DecisionRequest,
+        task: Task | None,
+        refusal: Refusal,
+        situation: Situation,
+    ) -> None:
+        decision = fallback(request, task, refusal.reason, self._draw_key, situation.now_ms)
+        decided.unjournaled.append(Unjournaled(index, decision, refusal))
+
+
+def _answer(row: Row, task: Task, action_id: str, propensity: float, version: int, now_ms: int) -> Decision:
+    return Decision(
+        decision_id=row.request.decision_id,
+        task=task.name,
+        subject=row.request.subject,
+        actions=[action_id],
+        propensities=[propensity],
+        snapshot_version=version,
+        reason=row.reason.label,
+        time_ms=now_ms,
+    )
+
+
+def _reason(asked: Asked, task: Task, situation: Situation) -> Reason:
+    """How this request is decided; anything but POLICY means the baseline mix."""
+    deadline_ms = asked.request.deadline_ms
+    if deadline_ms is not None and situation.now_ms - asked.append_time_ms > deadline_ms:
+        return Reason.DEADLINE
+    if situation.overloaded:
+        return Reason.OVERLOAD
+    if situation.policy is not None and situation.policy.serves(task):
+        return Reason.POLICY
+    return Reason.SNAPSHOT_REFUSED if situation.snapshot_refused else Reason.NO_SNAPSHOT
+
+
+def _encoded(encoder: Encoder, rows: list[Row]) -> tuple[FeatureColumns, dict[int, Refusal]]:
+    """Features of the rows, and which rows have some that cannot be used."""
+    features, errors = encoder.encode([row.request for row in rows])
+    return features, {place: Refusal(Reason.INVALID, error.reason, error.detail) for place, error in errors.items()}
+
+
+def _allowed(task: Task, rows: list[Row], features: FeatureColumns) -> Mask:
+    """(M,) what the guardrails leave, and of a declared catalogue only what the request offers."""
+    if task.guardrails:
+        allowed = mask(task, [row.request for row in rows], features)
+    else:
+        allowed = np.ones(int(features.num_candidates.sum()), np.bool_)
+    if task.actions:
+        places = action_places(task)
+        size = len(task.actions)
+        for place, row in enumerate(rows):
+            if row.request.candidates is not None:
+                offered = np.zeros(size, np.bool_)
+                offered[[places[candidate.action_id] for candidate in row.request.candidates]] = True
+                allowed[place * size : (place + 1) * size] &= offered
+    return allowed
+
+
+def _all_masked(num_candidates: I32, allowed: Mask) -> dict[int, Refusal]:
+    """Rows in which nothing is left to choose."""
+    if allowed.all():
+        return {}
+    left = np.logical_or.reduceat(allowed, np.cumsum(num_candidates) - num_candidates)
+    refusal = Refusal(Reason.INVALID, "all-masked", "the guardrails leave no candidate")
+    return {int(place): refusal for place in np.flatnonzero(~left)}
+
+
+def _not_finite(num_candidates: I32, scores: explore.F64) -> dict[int, Refusal]:
+    """Rows whose scores are no numbers: features so large that the forward pass overflows."""
+    finite = np.isfinite(scores)
+    if finite.all():
+        return {}
+    fine = np.logical_and.reduceat(finite, np.cumsum(num_candidates) - num_candidates)
+    refusal = Refusal(Reason.INVALID, "not-finite", "the features drive the policy's score out of range")
+    return {int(place): refusal for place in np.flatnonzero(~fine)}

@@ -1,0 +1,115 @@
+"""Rows that were decided, as journal blocks.
+
+Pure. Owns the limits on a block's size: what leaves here fits into one Kafka message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from schemas.blocks import NO_STRINGS, DecisionBlock, DecisionColumns, Strings
+from schemas.keys import decision_key, subject_key
+from schemas.records import DecisionRequest, Reason
+from schemas.task import Task
+
+BLOCK_BYTES_MAX = 512 * 1024
+"""One journal message: half of what a broker with default limits takes."""
+
+ROWS_MAX = 65_535
+"""A position has 16 bits for the row (join.md)."""
+
+_ROW_BYTES = 128
+"""Of one row beside strings and arrays: keys 24, and varints of at most 10 bytes each."""
+_CANDIDATE_BYTES = 18
+"""Of one candidate beside its features: key 8, propensity 5, token count 5."""
+_TOKEN_BYTES = 9
+"""Hashed id 5, value 4."""
+_BLOCK_BYTES = 1024
+"""Head of a block and counts of its arrays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One request on its way to being decided."""
+
+    index: int
+    """Place in the batch."""
+    request: DecisionRequest
+    request_partition: int
+    request_offset: int
+    journal_partition: int
+    reason: Reason
+
+
+def block_of(
+    task: Task, version: int, rows: Sequence[Row], columns: DecisionColumns, request_topic: str
+) -> DecisionBlock:
+    """The block of N rows; `columns` has exactly these rows."""
+    requests = [row.request for row in rows]
+    action_ids = NO_STRINGS
+    if not task.actions:
+        action_ids = Strings.of([candidate.action_id for request in requests for candidate in request.candidates or ()])
+    return DecisionBlock(
+        task=task.name,
+        fingerprint=task.fingerprint,
+        snapshot_version=version,
+        request_topic=request_topic,
+        decision_keys=np.array([decision_key(request.decision_id) for request in requests], np.uint64),
+        subject_keys=np.array([subject_key(request.subject) for request in requests], np.uint64),
+        request_partitions=np.array([row.request_partition for row in rows], np.int32),
+        request_offsets=np.array([row.request_offset for row in rows], np.int64),
+        columns=columns,
+        decision_ids=Strings.of([request.decision_id for request in requests]),
+        subjects=Strings.of([request.subject for request in requests]),
+        action_ids=action_ids,
+    )
+
+
+def blocks_of(
+    task: Task, version: int, rows: Sequence[Row], columns: DecisionColumns, request_topic: str
+) -> Iterator[tuple[int, range, DecisionBlock]]:
+    """(journal partition, rows, block) for rows in order of journal partition, each block within the limits."""
+    start = 0
+    while start < len(rows):
+        stop = _end_of_block(rows, columns, start)
+        whole = stop - start == len(rows)
+        part = columns if whole else columns.rows(start, stop)
+        yield (
+            rows[start].journal_partition,
+            range(start, stop),
+            block_of(task, version, rows[start:stop], part, request_topic),
+        )
+        start = stop
+
+
+def bytes_max_of(rows: Sequence[Row], columns: DecisionColumns) -> int:
+    """Upper bound of the encoded size, from sizes of arrays alone: cheap enough to ask for every batch."""
+    features = columns.features
+    text = 0
+    for row in rows:
+        request = row.request
+        text += len(request.decision_id) + len(request.subject)
+        if not columns.catalogue:
+            text += sum(len(candidate.action_id) + 2 for candidate in request.candidates or ())
+    return (
+        _BLOCK_BYTES
+        + _ROW_BYTES * len(rows)
+        + 4 * text  # a character takes at most four bytes
+        + 4 * (features.context.size + features.actions.size)
+        + _CANDIDATE_BYTES * len(columns.propensities)
+        + _TOKEN_BYTES * (len(features.context_tokens) + len(features.action_tokens))
+    )
+
+
+def _end_of_block(rows: Sequence[Row], columns: DecisionColumns, start: int) -> int:
+    """End of the longest run from `start` with one journal partition that is sure to fit."""
+    partition = rows[start].journal_partition
+    stop = start + 1
+    while stop < len(rows) and stop - start < ROWS_MAX and rows[stop].journal_partition == partition:
+        stop += 1
+    while stop - start > 1 and bytes_max_of(rows[start:stop], columns.rows(start, stop)) > BLOCK_BYTES_MAX:
+        stop = start + (stop - start + 1) // 2
+    return stop

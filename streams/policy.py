@@ -1,0 +1,178 @@
+"""One published policy version in memory, and the checks that stand between a message and its use.
+
+Owns the reader's order of a snapshot: size caps, signature, version, sha256, shapes and finiteness, shadow load, probes.
+Pure: persisting the trusted version and swapping are the follower's (`streams.snapshots`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from learner.policy import probes
+from learner.policy.explore import Explorer
+from schemas import weights as tensors
+from schemas.records import SnapshotManifest
+from schemas.task import Task, TaskTable
+
+SNAPSHOT_BYTES_MAX = 1 << 30
+"""1 GiB: four times the largest token table; two versions are in memory during a swap."""
+
+CHUNK_BYTES_MAX = 900 * 1024
+"""Chunks are this long, but for the last (architecture §7)."""
+
+TASKS_MAX = 4096
+"""Tasks one snapshot serves at most."""
+
+MANIFEST_BYTES_MAX = 1 << 20
+"""What fits into one message of a broker with default limits."""
+
+Weights = Mapping[str, Any]
+
+
+class Refused(Exception):
+    """A snapshot that must not serve. `reason` is a code for metrics, `detail` a sentence for people."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+REFUSALS = (
+    "too-large",
+    "no-signature",
+    "bad-signature",
+    "old-version",
+    "bad-channel",
+    "missing-chunk",
+    "wrong-size",
+    "wrong-sha256",
+    "bad-weights",
+    "missing-weights",
+    "probes",
+    "unreadable-manifest",
+    "not-persisted",
+)
+"""Every reason for which a snapshot is refused, in the order of the checks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A verified snapshot, ready to decide. Replaced as a whole, never changed."""
+
+    version: int
+    sha256: bytes
+    cut_ms: int
+    """Rows with closed_at up to this log time are in."""
+    weights: Mapping[bytes, Weights]
+    """By task fingerprint."""
+    explorers: Mapping[bytes, Explorer] = field(default_factory=dict)
+    """By task fingerprint: what the exploration of each task needs, worked out once."""
+
+    def serves(self, task: Task) -> bool:
+        """Whether it has weights for exactly this definition."""
+        return task.fingerprint in self.explorers
+
+
+Verify = Callable[[SnapshotManifest], bool]
+"""Whether the signature is right; None stands for a worker in insecure development mode."""
+
+
+def check_manifest(
+    manifest: SnapshotManifest,
+    verify: Verify | None,
+    trusted: tuple[int, bytes],
+    size_bytes_max: int = SNAPSHOT_BYTES_MAX,
+) -> None:
+    """Size caps, signature, version: all that can be refused before a chunk is read.
+
+    `trusted` is the persisted (version, sha256): below it nothing loads, at it only the same content (a restart).
+    Raises Refused.
+    """
+    num_chunks = -(-manifest.size_bytes // CHUNK_BYTES_MAX)
+    if not 0 < manifest.size_bytes <= size_bytes_max:
+        raise Refused("too-large", f"{manifest.size_bytes} bytes, expected 1 to {size_bytes_max}")
+    if len(manifest.chunk_offsets) != num_chunks:
+        found = len(manifest.chunk_offsets)
+        raise Refused("too-large", f"{found} chunks, expected {num_chunks} for {manifest.size_bytes} bytes")
+    if len(manifest.tasks) > TASKS_MAX or len(manifest.probes) > MANIFEST_BYTES_MAX:
+        raise Refused("too-large", f"{len(manifest.tasks)} tasks and {len(manifest.probes)} bytes of probes")
+    if verify is not None:
+        if not manifest.signature:
+            raise Refused("no-signature", "the manifest is not signed")
+        if not verify(manifest):
+            raise Refused("bad-signature", "the signature does not belong to this manifest and our public key")
+    version, sha256 = trusted
+    if manifest.version < version:
+        raise Refused("old-version", f"version {manifest.version}, trusted is {version}")
+    if manifest.version == version and sha256 and manifest.sha256 != sha256:
+        raise Refused("old-version", f"version {version} again, with other content than the trusted one")
+
+
+def verify_and_load(
+    manifest: SnapshotManifest,
+    chunks: Sequence[bytes],
+    verify: Verify | None,
+    trusted: tuple[int, bytes],
+    table: TaskTable,
+    size_bytes_max: int = SNAPSHOT_BYTES_MAX,
+) -> Policy:
+    """The policy of a manifest and its chunks, after every check of architecture §7 but persisting.
+
+    Tasks that `table` does not know are left out: their policy would not be used either. Raises Refused.
+    """
+    check_manifest(manifest, verify, trusted, size_bytes_max)
+    payload = _assembled(manifest, chunks)
+    try:
+        arrays, _ = tensors.unpack(payload)
+    except ValueError as error:
+        raise Refused("bad-weights", str(error)) from error
+    tasks = {key: task for key in manifest.tasks if (task := table.get(key)) is not None}
+    weights = _by_task(arrays, tasks)
+    explorers = _shadow_load(weights, tasks)
+    reason = probes.check(manifest.probes, tasks, weights) if manifest.probes else None
+    if reason is not None:
+        raise Refused("probes", reason)
+    return Policy(manifest.version, manifest.sha256, manifest.cut_ms, weights, explorers)
+
+
+def _assembled(manifest: SnapshotManifest, chunks: Sequence[bytes]) -> bytes:
+    """All chunks in one, checked by size and sha256."""
+    payload = b"".join(chunks)
+    if len(payload) != manifest.size_bytes:
+        raise Refused("wrong-size", f"{len(payload)} bytes in chunks, the manifest says {manifest.size_bytes}")
+    found = hashlib.sha256(payload).digest()
+    if found != manifest.sha256:
+        raise Refused("wrong-sha256", f"sha256 {found.hex()[:16]}…, the manifest says {manifest.sha256.hex()[:16]}…")
+    return payload
+
+
+def _by_task(arrays: Mapping[str, Any], tasks: Mapping[bytes, Task]) -> dict[bytes, dict[str, Any]]:
+    """Arrays called ``<fingerprint hex>/<name>``, by fingerprint and name, of the tasks known here."""
+    weights: dict[bytes, dict[str, Any]] = {key: {} for key in tasks}
+    by_hex = {key.hex(): key for key in tasks}
+    for name, array in arrays.items():
+        prefix, _, rest = name.partition("/")
+        if prefix in by_hex:
+            weights[by_hex[prefix]][rest] = array
+    for key, found in weights.items():
+        if not found:
+            raise Refused("missing-weights", f"task {tasks[key].name} is in the manifest, its weights are not")
+    return weights
+
+
+def _shadow_load(weights: Mapping[bytes, Weights], tasks: Mapping[bytes, Task]) -> dict[bytes, Explorer]:
+    """Make everything a decision needs, beside the policy that serves."""
+    explorers = {}
+    for key, task in tasks.items():
+        try:
+            explorers[key] = Explorer.of(weights[key], task)
+        except (KeyError, ValueError, IndexError, TypeError, ArithmeticError) as error:
+            raise Refused("bad-weights", f"task {task.name}: {type(error).__name__}: {error}") from error
+    return explorers
