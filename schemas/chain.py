@@ -11,37 +11,19 @@ written again after a restart, or lost. Learner, audit, a successor and the join
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from schemas.blocks import TransitionBlock
+from schemas.records import Progress
 
 Chain = tuple[bytes, int]
 """(task fingerprint, kind) within one partition."""
 
 START = -1
 """High-water mark of a chain of which nothing was accepted."""
-
-
-class Position(Protocol):
-    """What is needed of `schemas.records.ChainPosition`."""
-
-    @property
-    def fingerprint(self) -> bytes: ...
-    @property
-    def kind(self) -> int: ...
-    @property
-    def hwm(self) -> int: ...
-
-
-class CarriesPositions(Protocol):
-    """What is needed of `schemas.records.Progress`."""
-
-    @property
-    def chains(self) -> Iterable[Position]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +71,10 @@ class ChainReader:
         self.hwm[chain] = block.last
         return Accepted(start)
 
-    def covers(self, progress: CarriesPositions) -> bool:
+    def covers(self, progress: Progress) -> bool:
         """Whether every chain of `progress` has been accepted here at least as far (join.md rule 8)."""
         return all(self.hwm.get((chain.fingerprint, chain.kind), START) >= chain.hwm for chain in progress.chains)
 
-    def adopt(self, progress: CarriesPositions) -> None:
+    def adopt(self, progress: Progress) -> None:
         """Start at `progress`: what was accepted until now is replaced by its positions."""
         self.hwm = {(chain.fingerprint, chain.kind): chain.hwm for chain in progress.chains}

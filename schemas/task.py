@@ -20,6 +20,7 @@ from typing import Any
 from schemas.blocks import FeatureColumns
 from schemas.errors import UserError
 from schemas.feature_spec import Feature, FeatureSpec
+from schemas.records import TaskRecord
 
 __all__ = ["Feature", "FeatureSpec"]  # part of a task, defined beside their layout
 
@@ -144,6 +145,10 @@ class Task:
         """Place of the baseline action in the catalogue, None when there is none."""
         return self.actions.index(self.baseline) if self.baseline in self.actions else None
 
+    def record(self, *, retired: bool = False) -> TaskRecord:
+        """What the `tasks` topic holds of it."""
+        return TaskRecord(self.fingerprint, self.name, "task", self.canonical, retired)
+
     @classmethod
     def from_canonical(cls, canonical: str) -> Task:
         """The task of a record of the `tasks` topic. Raises UserError when it is no task this version knows."""
@@ -174,6 +179,10 @@ class Namespace:
         from schemas.task_canonical import canonical_namespace
 
         return canonical_namespace(self)
+
+    def record(self) -> TaskRecord:
+        """What the `tasks` topic holds of it."""
+        return TaskRecord(fingerprint_of(self.canonical), self.name, "namespace", self.canonical)
 
     @classmethod
     def from_canonical(cls, canonical: str) -> Namespace:
@@ -211,6 +220,10 @@ class Source:
     where: str | None
     """jmespath that must be true; other events are passed over and counted."""
 
+    def record(self, *, retired: bool = False) -> TaskRecord:
+        """What the `tasks` topic holds of it."""
+        return TaskRecord(fingerprint_of(self.canonical), self.topic, "source", self.canonical, retired)
+
     @classmethod
     def from_canonical(cls, canonical: str) -> Source:
         """The source of a record of the `tasks` topic."""
@@ -231,6 +244,11 @@ class Project:
         """The task called `name`. Raises KeyError."""
         return {task.name: task for task in self.tasks}[name]
 
+    def records(self) -> tuple[TaskRecord, ...]:
+        """Everything that ``headrace apply`` publishes: the namespace first, then tasks, then sources."""
+        parts: tuple[Namespace | Task | Source, ...] = (self.namespace, *self.tasks, *self.sources)
+        return tuple(part.record() for part in parts)
+
 
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no whitespace; NaN is refused. The same value gives the same text everywhere.
@@ -243,7 +261,7 @@ def canonical_json(value: Any) -> str:
 
 def fingerprint_of(canonical: str) -> bytes:
     """16 bytes: BLAKE2b-128 of a canonical definition."""
-    return blake2b(canonical.encode(), digest_size=16, person=b"hr-definition").digest()
+    return blake2b(canonical.encode(), digest_size=16).digest()
 
 
 class TaskTable:
@@ -254,6 +272,19 @@ class TaskTable:
         self._by_name: dict[str, Task] = {}
         for task in tasks:
             self.add(task)
+
+    def apply(self, record: TaskRecord) -> Task | None:
+        """Take in one record of the `tasks` topic, in its order. Returns the task it holds, None for other kinds.
+
+        Raises UserError when the definition is none that this version of headrace understands.
+        """
+        if record.kind != "task":
+            return None
+        task = self._by_fingerprint.get(record.fingerprint) or Task.from_canonical(record.definition)
+        self.add(task)
+        if record.retired:
+            self.retire(task.fingerprint)
+        return task
 
     def add(self, task: Task) -> None:
         """Make `task` the newest of its name."""

@@ -97,7 +97,7 @@ class NumberTable(Table):
 
     kind: Literal["number"]
     log: bool = False
-    scale: float = Field(1.0, gt=0)
+    scale: float = Field(default=1.0, gt=0)
 
 
 class BooleanTable(Table):
@@ -169,16 +169,16 @@ class ExplorationTable(Table):
     """How probabilities come from scores."""
 
     kind: Literal["squarecb", "epsilon", "softmax"] = "squarecb"
-    gamma: float = Field(10.0, gt=0)
-    epsilon: float = Field(0.1, gt=0, le=1)
-    temperature: float = Field(0.1, gt=0)
+    gamma: float = Field(default=10.0, gt=0)
+    epsilon: float = Field(default=0.1, gt=0, le=1)
+    temperature: float = Field(default=0.1, gt=0)
 
 
 class LearnerTable(Table):
     """What is learnt."""
 
-    seed: int = Field(0, ge=0, lt=1 << 63)
-    cross_bits: int = Field(20, ge=10, le=26)
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
+    cross_bits: int = Field(default=20, ge=10, le=26)
     deep: bool = True
     cross: bool = True
 
@@ -207,7 +207,7 @@ class TaskFile(Table):
     reward: RewardTable
     reply: Literal["journal-first", "immediate"] = "journal-first"
     baseline: Identifier | None = None
-    epsilon: float = Field(0.1, ge=0, le=1)
+    epsilon: float = Field(default=0.1, ge=0, le=1)
     exploration: ExplorationTable = Field(default_factory=ExplorationTable)
     learner: LearnerTable = Field(default_factory=LearnerTable)
     guardrails: list[GuardrailTable] = Field(default_factory=list, max_length=64)
@@ -284,11 +284,11 @@ class NamespaceTable(Table):
     """``[namespace]``."""
 
     name: Name = "headrace"
-    partitions: int = Field(12, ge=1, le=4096)
+    partitions: int = Field(default=12, ge=1, le=4096)
     draw_key: Annotated[str, Field(pattern=r"^([0-9a-f]{2}){16,64}$")] | None = None
-    bucket: Duration = Field(100, ge=1)
-    publish: Duration = Field(500, ge=1)
-    tick: Duration = Field(250, ge=10, le=10_000)
+    bucket: Duration = Field(default=100, ge=1)
+    publish: Duration = Field(default=500, ge=1)
+    tick: Duration = Field(default=250, ge=10, le=10_000)
 
 
 class ProjectTable(Table):
