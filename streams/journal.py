@@ -84,9 +84,10 @@ class Output:
         """
         if self._failure is not None:
             raise self._failure
-        placed = {} if partition < 0 else {"partition": partition}
         try:
-            self._producer.produce(topic, value, key=key, on_delivery=self._reporter(topic, on_delivery), **placed)
+            self._producer.produce(
+                topic, value, key=key, partition=partition, on_delivery=self._reporter(topic, on_delivery)
+            )
         except KafkaException as error:
             raise self._failed(error.args[0], topic) from error
 

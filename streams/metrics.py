@@ -49,7 +49,7 @@ JOIN = (
         "gauge",
         "ms",
         "Log time T reached by the fold; it must move while there is something to read.",
-        "Standing still: see the log for an unknown task or a broker that is gone; the liveness probe restarts the worker.",
+        "Standing still: see the log for an unknown task or a broker that is gone; liveness restarts the worker.",
         ("partition",),
     ),
     Metric(
@@ -84,7 +84,7 @@ JOIN = (
         "gauge",
         "outcomes",
         "Outcomes of the partition by bucket, as in the newest Progress.",
-        "Orphans: the subject of an outcome must equal its decision's, and both need the same key. Late: widen the window.",
+        "Orphans: the subject of an outcome must equal its decision's. Late: widen the window.",
         ("partition", "bucket"),
     ),
     Metric(
@@ -135,7 +135,7 @@ JOIN = (
         "gauge",
         "ms",
         "Append time of the newest record minus our clock when it was folded live.",
-        "Beyond 1,000: a broker's clock or ours is off; set up NTP. Decides nothing, but windows are measured by the broker.",
+        "Beyond 1,000: a broker's clock or ours is off: set up NTP. Windows are measured by the broker's.",
         ("partition",),
     ),
 )
