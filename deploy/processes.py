@@ -20,6 +20,9 @@ import psutil
 
 _PR_SET_PDEATHSIG = 1
 
+_started: dict[int, subprocess.Popen[bytes]] = {}
+"""Children of ours by pid, until `end` has reaped them."""
+
 
 def _dies_with_parent() -> Callable[[], None] | None:
     """Run in the child before exec: Linux sends it SIGKILL when the thread that started it is gone."""
@@ -46,7 +49,7 @@ def spawn(
     `output` receives stdout and stderr. With `tied` the kernel kills the child should we die without cleaning up
     (Linux; call from a thread that lives as long as the program).
     """
-    return subprocess.Popen(
+    child = subprocess.Popen(
         [str(part) for part in command],
         stdin=subprocess.DEVNULL,
         stdout=output,
@@ -56,22 +59,25 @@ def spawn(
         cwd=folder,
         preexec_fn=_dies_with_parent() if tied else None,
     )
+    _started[child.pid] = child
+    return child
 
 
 def end(pid: int, timeout_s: float = 15.0) -> bool:
     """SIGTERM, wait, then SIGKILL what is left. True when the process ended by itself in time (or was gone)."""
+    child = _started.pop(pid, None)
+    process: subprocess.Popen[bytes] | psutil.Process
     try:
-        process = psutil.Process(pid)
+        process = child or psutil.Process(pid)
         process.terminate()
+        process.wait(timeout_s)
     except psutil.NoSuchProcess:
         return True
-    try:
-        process.wait(timeout_s)
-        return True
-    except psutil.TimeoutExpired:
+    except (psutil.TimeoutExpired, subprocess.TimeoutExpired):
         process.kill()
         process.wait(5)
         return False
+    return True
 
 
 def is_alive(pid: int, started_s: float) -> bool:

@@ -1,0 +1,373 @@
+"""The join over again, slowly: what every decision of a stretch of journal should have become.
+
+Owns a second reading of `join.md`, written for sight and not for speed: the whole stretch is in memory, each question
+is asked of all records at once, and nothing is shared with `streams.join`. Pure: entries in, verdicts out.
+
+Simplifications: one slot (the task kind ``choice``); a partition whose open decisions were cut early is not recomputed
+row by row (the caller leaves rows flagged `cut` alone).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from schemas.blocks import PROPENSITY_ONE, DecisionBlock, OutcomeBlock
+from schemas.keys import action_key
+from schemas.records import OUTCOME_BUCKETS, DecisionBucket
+from schemas.task import Task, TaskTable
+
+Key = tuple[int, int]
+NO_KEY: Key = (0, 0)
+ROW_BITS = 16
+
+
+@dataclass(slots=True)
+class Decided:
+    """One decision record of the journal."""
+
+    position: int
+    task: Task
+    key: Key
+    subject: int
+    snapshot_version: int
+    time_ms: int
+    """T at the record."""
+    chosen: tuple[int, ...]
+    """Keys of the chosen actions."""
+    sound: bool
+    head: Decided | None = None
+    """The earlier record that this one repeats."""
+    disputed: bool = False
+    """A repetition or an outcome names another action."""
+    used: list[Happened] = field(default_factory=list)
+
+    @property
+    def closed_at_ms(self) -> int:
+        """T(d) + W."""
+        return self.time_ms + self.task.reward.window_ms
+
+
+@dataclass(slots=True)
+class Happened:
+    """One outcome record of the journal that is no copy."""
+
+    position: int
+    time_ms: int
+    key: Key
+    subject: int
+    decision: Key
+    action: int
+    type: str
+    value: float
+    bucket: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one closed decision must look like in the transitions."""
+
+    position: int
+    fingerprint: bytes
+    key: Key
+    closed_at_ms: int
+    snapshot_version: int
+    bucket: int
+    reward: float
+    num_outcomes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recomputed:
+    """A stretch of one journal partition, judged."""
+
+    time_ms: int
+    """T at its end."""
+    verdicts: dict[int, Verdict]
+    """Closed decisions by position."""
+    decision_counts: dict[str, int]
+    outcome_counts: dict[str, int]
+    unknown_fingerprints: frozenset[bytes]
+
+
+def recompute(
+    entries: Iterable[tuple[int, int, object]],
+    tasks: TaskTable,
+    catalogues: Mapping[bytes, Sequence[int]] | None = None,
+) -> Recomputed:
+    """Judge the journal's `entries`: (offset, append time in ms, decoded block) in order.
+
+    `tasks` must know every fingerprint; `catalogues` may hold action keys per fingerprint (made here when absent).
+    """
+    keys = dict(catalogues or {task.fingerprint: [action_key(each) for each in task.actions] for task in tasks.tasks})
+    decided: list[Decided] = []
+    happened: list[Happened] = []
+    unknown: set[bytes] = set()
+    source_marks: dict[tuple[str, int], int] = {}
+    num_copies, now = 0, -(2**62)
+    for offset, time_ms, block in entries:
+        now = max(now, time_ms)
+        if isinstance(block, DecisionBlock):
+            task = tasks.get(block.fingerprint)
+            if task is None:
+                unknown.add(block.fingerprint)
+                continue
+            decided += _decisions(block, offset, now, task, keys.get(block.fingerprint, ()))
+        elif isinstance(block, OutcomeBlock):
+            fresh, copies = _outcomes(block, offset, now, source_marks)
+            happened += fresh
+            num_copies += copies
+    _find_repetitions(decided, tasks.dedupe_ms)
+    _settle(decided, happened, tasks, now)
+    return Recomputed(
+        time_ms=now,
+        verdicts={each.position: _verdict(each) for each in decided if each.closed_at_ms < now},
+        decision_counts=_count_decisions(decided, now),
+        outcome_counts={
+            **dict.fromkeys(OUTCOME_BUCKETS, 0),
+            **Counter(each.bucket for each in happened),
+            "copies": num_copies,
+        },
+        unknown_fingerprints=frozenset(unknown),
+    )
+
+
+def _decisions(block: DecisionBlock, offset: int, now: int, task: Task, catalogue: Sequence[int]) -> list[Decided]:
+    """Rows of a block, one by one."""
+    columns = block.columns
+    counts = columns.features.num_candidates.tolist()
+    own_keys = columns.features.action_keys.tolist()
+    chosen_NS = columns.chosen.tolist()
+    sound = _sound_rows(block)
+    rows, first = [], 0
+    for row, count in enumerate(counts):
+        offered = catalogue if block.columns.catalogue else own_keys[first : first + count]
+        chosen = tuple(offered[index] for index in chosen_NS[row] if 0 <= index < len(offered))
+        key = (int(block.decision_keys[row, 0]), int(block.decision_keys[row, 1]))
+        rows.append(
+            Decided(
+                position=(offset << ROW_BITS) | row,
+                task=task,
+                key=key,
+                subject=int(block.subject_keys[row]),
+                snapshot_version=block.snapshot_version,
+                time_ms=now,
+                chosen=chosen,
+                sound=sound[row],
+            )
+        )
+        first += count
+    return rows
+
+
+def _sound_rows(block: DecisionBlock) -> list[bool]:
+    """Whether each row can be learnt from: finite numbers, choices on offer, propensities that sum to one."""
+    columns, features = block.columns, block.columns.features
+    counts = features.num_candidates
+    slots = columns.num_slots
+    rows = np.ones(len(block), bool)
+    rows &= np.isfinite(features.context).all(axis=1)
+    rows &= _all_in_row(np.isfinite(features.context_token_values), features.context_token_counts, len(block))
+    per_candidate = np.isfinite(features.actions).all(axis=1) if len(features.actions) else None
+    if per_candidate is not None:
+        rows &= _all_in_row(per_candidate, counts, len(block))
+    if len(features.action_token_counts):
+        tokens = _all_in_row(
+            np.isfinite(features.action_token_values), features.action_token_counts, len(features.action_token_counts)
+        )
+        rows &= _all_in_row(tokens, counts, len(block))
+    ends = np.cumsum(counts.astype(np.int64) * slots)
+    for row, end in enumerate(ends.tolist()):
+        count = int(counts[row])
+        each = columns.propensities[end - count * slots : end].reshape(slots, count).astype(np.int64)
+        if (each < 0).any() or (each.sum(axis=1) != PROPENSITY_ONE).any():
+            rows[row] = False
+        for slot, index in enumerate(columns.chosen[row].tolist()):
+            if index >= count or index < -1 or (index >= 0 and each[slot, index] <= 0):
+                rows[row] = False
+    result: list[bool] = rows.tolist()
+    return result
+
+
+def _all_in_row(ok: np.ndarray, counts: np.ndarray, num_rows: int) -> np.ndarray:
+    """AND over the elements of each row of a ragged column; True for every row when the task has no such column."""
+    if not len(counts):
+        return np.ones(num_rows, bool)
+    owner = np.repeat(np.arange(len(counts)), counts)
+    return np.bincount(owner, weights=~ok, minlength=len(counts)) == 0
+
+
+def _outcomes(
+    block: OutcomeBlock, offset: int, now: int, marks: dict[tuple[str, int], int]
+) -> tuple[list[Happened], int]:
+    """Rows of a block that are no copies (rule 3), and how many were."""
+    source = (block.source_topic, block.source_partition)
+    rows, copies = [], 0
+    for row, source_offset in enumerate(block.source_offsets.tolist()):
+        if source_offset <= marks.get(source, -1):
+            copies += 1
+            continue
+        marks[source] = source_offset
+        rows.append(
+            Happened(
+                position=(offset << ROW_BITS) | row,
+                time_ms=now,
+                key=(int(block.outcome_keys[row, 0]), int(block.outcome_keys[row, 1])),
+                subject=int(block.subject_keys[row]),
+                decision=(int(block.decision_keys[row, 0]), int(block.decision_keys[row, 1])),
+                action=int(block.action_keys[row]),
+                type=block.type_names[int(block.types[row])],
+                value=float(block.values[row]),
+            )
+        )
+    return rows, copies
+
+
+def _find_repetitions(decided: Sequence[Decided], dedupe_ms: int) -> None:
+    """Rule 1: another record of the same task and id within D before, whatever became of it."""
+    last: dict[tuple[str, Key], Decided] = {}
+    for each in decided:
+        name = (each.task.name, each.key)
+        before = last.get(name)
+        if before is not None and each.time_ms - before.time_ms <= dedupe_ms:
+            each.head = before.head or before
+            if each.time_ms <= each.head.closed_at_ms and each.chosen != each.head.chosen:
+                each.head.disputed = True
+        last[name] = each
+
+
+def _settle(decided: Sequence[Decided], happened: Sequence[Happened], tasks: TaskTable, now: int) -> None:
+    """Rules 2, 3 and 5 for every outcome."""
+    by_key: dict[Key, list[Decided]] = defaultdict(list)
+    by_subject: dict[int, list[Decided]] = defaultdict(list)
+    for each in decided:
+        by_key[each.key].append(each)
+        by_subject[each.subject].append(each)
+    names = sorted({task.name for task in tasks.tasks})
+    seen: dict[Key, int] = {}
+    for outcome in happened:
+        before = seen.get(outcome.key)
+        seen[outcome.key] = outcome.time_ms
+        if before is not None and outcome.time_ms - before <= tasks.dedupe_ms:
+            outcome.bucket = "duplicate"
+            continue
+        named = outcome.decision != NO_KEY
+        near = by_key.get(outcome.decision, []) if named else by_subject.get(outcome.subject, [])
+        eligible = [each for each in near if each.head is None and _window(each.task, outcome.type) is not None]
+        found = [_settle_for(name, outcome, eligible, named, now) for name in names]
+        outcome.bucket = _first_of(found, outcome, near, now)
+
+
+def _settle_for(task: str, outcome: Happened, eligible: Sequence[Decided], named: bool, now: int) -> str:
+    """What one task makes of an outcome: used, conflict, pending or nothing."""
+    mine = [each for each in eligible if each.task.name == task]
+    if not named and outcome.action:
+        mine = [each for each in mine if outcome.action in each.chosen]
+    window = [(each, _window(each.task, outcome.type) or 0) for each in mine]
+    earlier = [e for e, w in window if e.position < outcome.position and outcome.time_ms <= e.time_ms + w]
+    after = [
+        e
+        for e, _ in window
+        if e.position > outcome.position and e.time_ms <= outcome.time_ms + e.task.reward.backward_ms
+    ]
+    match = max(earlier, key=_position) if earlier else min(after, key=_position) if after else None
+    if match is None:
+        longest = max((each.reward.backward_ms for each in _tasks_named(task, eligible)), default=0)
+        return "pending" if now <= outcome.time_ms + longest else ""
+    if outcome.action and outcome.action not in match.chosen:
+        match.disputed = True
+        return "conflict"
+    match.used.append(outcome)
+    return "used"
+
+
+def _tasks_named(name: str, eligible: Sequence[Decided]) -> list[Task]:
+    """Definitions of a task among some decisions."""
+    return [each.task for each in eligible if each.task.name == name]
+
+
+def _first_of(found: Sequence[str], outcome: Happened, near: Sequence[Decided], now: int) -> str:
+    """The bucket of the record: what the most favourable task made of it; else late or orphan."""
+    for bucket in ("used", "conflict", "pending"):
+        if bucket in found:
+            return bucket
+    late = any(
+        each.position < outcome.position and outcome.time_ms - each.time_ms <= 2 * each.task.reward.window_ms
+        for each in near
+    )
+    return "late" if late else "orphan"
+
+
+def _position(each: Decided) -> int:
+    return each.position
+
+
+def _window(task: Task, type_name: str) -> int | None:
+    """W(type) of a task, None when it does not count the type."""
+    return next((each.window_ms for each in task.reward.types if each.name == type_name), None)
+
+
+def _bucket(each: Decided) -> DecisionBucket:
+    """Rule 5, in its precedence."""
+    if each.head is not None:
+        return DecisionBucket.DUPLICATE
+    if not each.sound:
+        return DecisionBucket.QUARANTINED
+    if each.disputed:
+        return DecisionBucket.CONFLICT
+    return DecisionBucket.JOINED if each.used else DecisionBucket.DEFAULTED
+
+
+def _count_decisions(decided: Sequence[Decided], now: int) -> dict[str, int]:
+    counts = {bucket.label: 0 for bucket in DecisionBucket} | {"open": 0}
+    for each in decided:
+        counts[_bucket(each).label if each.closed_at_ms < now else "open"] += 1
+    return counts
+
+
+def _verdict(each: Decided) -> Verdict:
+    bucket = _bucket(each)
+    return Verdict(
+        position=each.position,
+        fingerprint=each.task.fingerprint,
+        key=each.key,
+        closed_at_ms=each.closed_at_ms,
+        snapshot_version=each.snapshot_version,
+        bucket=int(bucket),
+        reward=_reward(each),
+        num_outcomes=len(each.used),
+    )
+
+
+def _reward(each: Decided) -> float:
+    """Rule 4: aggregate per type, weighted sum, clipped; the default when nothing came."""
+    reward = each.task.reward
+    if not each.used:
+        return reward.default
+    total = 0.0
+    for kind in reward.types:
+        values = [outcome.value for outcome in sorted(each.used, key=lambda o: o.position) if outcome.type == kind.name]
+        if values:
+            total += kind.weight * _aggregate(kind.aggregate, values)
+    return min(max(total, reward.min), reward.max)
+
+
+def _aggregate(name: str, values: Sequence[float]) -> float:
+    match name:
+        case "sum":
+            return sum(values)
+        case "first":
+            return values[0]
+        case "last":
+            return values[-1]
+        case "min":
+            return min(values)
+        case "max":
+            return max(values)
+        case "mean":
+            return sum(values) / len(values)
+        case _:
+            return float(len(values))

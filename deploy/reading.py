@@ -1,0 +1,123 @@
+"""Read a topic from one end to the other, for people: audit, status, apply, demo.
+
+Owns the consumer and where it stops. Knows nothing of what the messages hold.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from schemas.errors import UserError
+from schemas.settings import CommonSettings
+
+BATCH = 2000
+STALL_S = 30.0
+"""How long a read may stand still before we say so."""
+
+_quiet = logging.getLogger("headrace.reading")
+_quiet.addHandler(logging.NullHandler())
+_quiet.propagate = False
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One message of a topic."""
+
+    topic: str
+    partition: int
+    offset: int
+    time_ms: int
+    """Append time."""
+    key: bytes
+    value: bytes
+
+    @property
+    def where(self) -> str:
+        """topic/partition/offset, as errors name it."""
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
+
+def entry_of(message: Message) -> Entry:
+    """The message without the client's wrapping."""
+    _, time_ms = message.timestamp()
+    return Entry(
+        message.topic() or "",
+        message.partition() or 0,
+        message.offset() or 0,
+        time_ms,
+        message.key() or b"",
+        message.value() or b"",
+    )
+
+
+def consumer(settings: CommonSettings, **options: object) -> Consumer:
+    """A consumer that belongs to no group and commits nothing."""
+    return Consumer(
+        settings.librdkafka(
+            **{
+                "group.id": f"{settings.namespace}.reader",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "fetch.queue.backoff.ms": 5,
+                **options,
+            }
+        ),
+        logger=_quiet,
+    )
+
+
+def partitions_of(reader: Consumer, topic: str, settings: CommonSettings) -> list[int]:
+    """Partitions of a topic. Raises `UserError` when broker or topic is missing."""
+    try:
+        found = reader.list_topics(topic, timeout=5).topics[topic]
+    except KafkaException as error:
+        raise UserError(
+            f"no Kafka broker answers at {settings.bootstrap}",
+            "start one with `headrace broker start`, or set HEADRACE_BOOTSTRAP to your cluster",
+        ) from error
+    if found.error is not None or not found.partitions:
+        raise UserError(f"topic {topic} is missing at {settings.bootstrap}", "create it with `headrace topics apply`")
+    return sorted(found.partitions)
+
+
+def bounds(reader: Consumer, topic: str, partitions: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """(first offset, end offset) per partition now."""
+    return {p: reader.get_watermark_offsets(TopicPartition(topic, p), timeout=10) for p in partitions}
+
+
+def read_all(settings: CommonSettings, topic: str, partitions: Sequence[int] | None = None) -> Iterator[Entry]:
+    """Every message that stands in the topic when the call begins, each partition in its order.
+
+    Raises `UserError` when broker or topic is missing, or the broker stops answering.
+    """
+    reader = consumer(settings)
+    try:
+        wanted = partitions_of(reader, topic, settings) if partitions is None else list(partitions)
+        ends = {p: end for p, (first, end) in bounds(reader, topic, wanted).items() if end > first}
+        reader.assign([TopicPartition(topic, p, 0) for p in ends])
+        moved = time.monotonic()
+        while ends:
+            for message in reader.consume(BATCH, 0.2):
+                moved = time.monotonic()
+                error = message.error()
+                if error is not None:
+                    if error.code() != KafkaError._PARTITION_EOF:
+                        raise KafkaException(error)
+                    continue
+                yield entry_of(message)
+            # Positions, not messages: a compacted topic ends in offsets that hold nothing.
+            for place in reader.position([TopicPartition(topic, p) for p in ends]):
+                if place.offset >= ends[place.partition]:
+                    del ends[place.partition]
+            if time.monotonic() - moved > STALL_S:
+                raise UserError(
+                    f"reading {topic} stood still for {STALL_S:.0f} s at partition {min(ends)}",
+                    "see whether the broker is healthy: headrace broker status",
+                )
+    finally:
+        reader.close()

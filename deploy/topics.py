@@ -1,0 +1,197 @@
+"""Topics as `schemas.topics` wants them: create what is missing, refuse what is wrong.
+
+A topic of ours that somebody else made (auto-creation, an old script) has the client's clock, and then a worker's
+clock decides what Kafka deletes and when a window closes: `check` names every such difference and its remedy.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
+
+from schemas.errors import UserError
+from schemas.settings import CommonSettings
+from schemas.task import Project, TaskTable, canonical_json
+from schemas.task_canonical import namespace_of
+from schemas.topics import TOPICS, configs, topic
+
+REPLICAS_MAX = 3
+TIMEOUT_S = 20.0
+
+_quiet = logging.getLogger("headrace.topics")
+_quiet.addHandler(logging.NullHandler())
+_quiet.propagate = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One topic as it must be."""
+
+    name: str
+    partitions: int
+    config: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One topic as it is."""
+
+    partitions: int
+    config: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One difference, in words."""
+
+    topic: str
+    message: str
+    remedy: str
+
+
+def empty_project(namespace: str, partitions: int) -> Project:
+    """A project without tasks, for topics that are made before anything is decided."""
+    return Project(namespace_of(canonical_json({"name": namespace, "partitions": partitions})), (), ())
+
+
+def wanted(project: Project) -> list[Wanted]:
+    """Every topic of the project's namespace."""
+    namespace = project.namespace
+    return [
+        Wanted(
+            topic(namespace.name, spec.name),
+            namespace.partitions if spec.partitions == "P" else int(spec.partitions),
+            configs(spec, project),
+        )
+        for spec in TOPICS
+    ]
+
+
+def admin(settings: CommonSettings) -> AdminClient:
+    """A client that complains only through its return values."""
+    return AdminClient(settings.librdkafka(), logger=_quiet)
+
+
+def found(settings: CommonSettings, names: Iterable[str]) -> dict[str, Found]:
+    """Those of `names` that exist, with their settings. Raises `UserError` when no broker answers."""
+    client = admin(settings)
+    try:
+        known = client.list_topics(timeout=5).topics
+    except KafkaException as error:
+        raise UserError(
+            f"no Kafka broker answers at {settings.bootstrap}",
+            "start one with `headrace broker start`, or set HEADRACE_BOOTSTRAP to your cluster",
+        ) from error
+    here = [name for name in names if name in known and known[name].error is None]
+    if not here:
+        return {}
+    asked = client.describe_configs([ConfigResource(ResourceType.TOPIC, name) for name in here])
+    described = {resource.name: future.result(TIMEOUT_S) for resource, future in asked.items()}
+    return {
+        name: Found(len(known[name].partitions), {key: str(entry.value) for key, entry in described[name].items()})
+        for name in here
+    }
+
+
+def create(settings: CommonSettings, partitions: int = 4) -> list[str]:
+    """Topics of an empty namespace, for tests and for a start without a file. Returns the names made."""
+    return apply(settings, empty_project(settings.namespace, partitions))
+
+
+def apply(settings: CommonSettings, project: Project) -> list[str]:
+    """Create the missing topics, lengthen retentions that are too short. Returns one line per change.
+
+    Raises `UserError` when a topic stands that cannot be mended (another partition count) or no broker answers.
+    """
+    want = wanted(project)
+    here = found(settings, [each.name for each in want])
+    for fault in faults(want, here):
+        if "partitions" in fault.message:
+            raise UserError(fault.message, fault.remedy)
+    client = admin(settings)
+    missing = [each for each in want if each.name not in here]
+    replicas = min(REPLICAS_MAX, len(client.list_topics(timeout=5).brokers))
+    made = [NewTopic(each.name, each.partitions, replicas, config=each.config) for each in missing]
+    for name, future in (client.create_topics(made) if made else {}).items():
+        _settle(name, future)
+    changes = [f"created {each.name} ({each.partitions} partitions)" for each in missing]
+    for each in want:
+        differing = _differing(each, here[each.name]) if each.name in here else {}
+        if differing:
+            _set(client, each.name, differing)
+            changes += [f"set {key}={value} on {each.name}" for key, value in differing.items()]
+    return changes
+
+
+def check(settings: CommonSettings, project: Project) -> list[Fault]:
+    """Everything about the topics that would make headrace wrong; empty when all is well."""
+    want = wanted(project)
+    return faults(want, found(settings, [each.name for each in want]))
+
+
+def faults(want: Sequence[Wanted], here: dict[str, Found]) -> list[Fault]:
+    """Differences that matter between what must be and what is."""
+    result = []
+    for each in want:
+        it = here.get(each.name)
+        if it is None:
+            result.append(Fault(each.name, f"topic {each.name} is missing", "create it: headrace topics apply"))
+            continue
+        if it.partitions != each.partitions:
+            message = f"topic {each.name} has {it.partitions} partitions, expected {each.partitions}"
+            remedy = "the number is fixed at the first apply: use a new namespace, or correct namespace.partitions"
+            result.append(Fault(each.name, message, remedy))
+        for key, value in _differing(each, it).items():
+            message = f"topic {each.name} has {key}={it.config.get(key)}, expected {value}"
+            result.append(Fault(each.name, message, _REMEDIES.get(key, "mend it: headrace topics apply")))
+    return result
+
+
+_REMEDIES = {
+    "message.timestamp.type": "records already in it carry a client's clock: mend it with `headrace topics apply`, "
+    "and if it holds records, start again in a new namespace",
+}
+
+
+def _differing(each: Wanted, it: Found) -> dict[str, str]:
+    """Settings to change: other values, and retentions that are shorter than needed (longer ones are the user's)."""
+    result = {}
+    for key, value in each.config.items():
+        now = it.config.get(key)
+        if now == value:
+            continue
+        if key == "retention.ms" and now is not None and value != "-1" and (now == "-1" or int(now) >= int(value)):
+            continue
+        result[key] = value
+    return result
+
+
+def _settle(name: str, future: Any) -> None:
+    """Wait for a creation; another process may have been first."""
+    try:
+        future.result(TIMEOUT_S)
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise UserError(
+                f"topic {name} could not be created: {error.args[0].str()}",
+                "see whether the broker is healthy and lets this user create topics",
+            ) from error
+
+
+def _set(client: AdminClient, name: str, config: dict[str, str]) -> None:
+    """Change some settings of a topic and leave the others."""
+    entries = [ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in config.items()]
+    resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
+    for future in client.incremental_alter_configs([resource]).values():
+        future.result(TIMEOUT_S)
+
+
+def project_with(project: Project, table: TaskTable) -> Project:
+    """`project` with every definition that was ever applied: retention must suit the longest window of all."""
+    known = {task.fingerprint: task for task in (*table.tasks, *project.tasks)}
+    return Project(project.namespace, tuple(known.values()), project.sources)
