@@ -14,13 +14,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
-from schemas.blocks import PROPENSITY_ONE, DecisionBlock, OutcomeBlock
+from schemas.blocks import I32, PROPENSITY_ONE, DecisionBlock, OutcomeBlock
 from schemas.keys import action_key
 from schemas.records import OUTCOME_BUCKETS, DecisionBucket
 from schemas.task import Task, TaskTable
 
 Key = tuple[int, int]
+Bools = npt.NDArray[np.bool_]
 NO_KEY: Key = (0, 0)
 ROW_BITS = 16
 
@@ -96,13 +98,9 @@ class Recomputed:
 def recompute(
     entries: Iterable[tuple[int, int, object]],
     tasks: TaskTable,
-    catalogues: Mapping[bytes, Sequence[int]] | None = None,
 ) -> Recomputed:
-    """Judge the journal's `entries`: (offset, append time in ms, decoded block) in order.
-
-    `tasks` must know every fingerprint; `catalogues` may hold action keys per fingerprint (made here when absent).
-    """
-    keys = dict(catalogues or {task.fingerprint: [action_key(each) for each in task.actions] for task in tasks.tasks})
+    """Judge the journal's `entries`: (offset, append time in ms, decoded block) in order, all of one partition."""
+    keys = {task.fingerprint: [action_key(each) for each in task.actions] for task in tasks.tasks}
     decided: list[Decided] = []
     happened: list[Happened] = []
     unknown: set[bytes] = set()
@@ -168,12 +166,11 @@ def _sound_rows(block: DecisionBlock) -> list[bool]:
     columns, features = block.columns, block.columns.features
     counts = features.num_candidates
     slots = columns.num_slots
-    rows = np.ones(len(block), bool)
-    rows &= np.isfinite(features.context).all(axis=1)
+    rows: Bools = np.isfinite(features.context).all(axis=1).reshape(len(block))
     rows &= _all_in_row(np.isfinite(features.context_token_values), features.context_token_counts, len(block))
-    per_candidate = np.isfinite(features.actions).all(axis=1) if len(features.actions) else None
-    if per_candidate is not None:
-        rows &= _all_in_row(per_candidate, counts, len(block))
+    if len(features.actions):
+        candidates: Bools = np.isfinite(features.actions).all(axis=1).reshape(len(features.actions))
+        rows &= _all_in_row(candidates, counts, len(block))
     if len(features.action_token_counts):
         tokens = _all_in_row(
             np.isfinite(features.action_token_values), features.action_token_counts, len(features.action_token_counts)
@@ -192,12 +189,13 @@ def _sound_rows(block: DecisionBlock) -> list[bool]:
     return result
 
 
-def _all_in_row(ok: np.ndarray, counts: np.ndarray, num_rows: int) -> np.ndarray:
+def _all_in_row(ok: Bools, counts: I32, num_rows: int) -> Bools:
     """AND over the elements of each row of a ragged column; True for every row when the task has no such column."""
     if not len(counts):
         return np.ones(num_rows, bool)
     owner = np.repeat(np.arange(len(counts)), counts)
-    return np.bincount(owner, weights=~ok, minlength=len(counts)) == 0
+    bad: Bools = np.bincount(owner, weights=~ok, minlength=len(counts)) > 0
+    return ~bad
 
 
 def _outcomes(

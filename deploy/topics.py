@@ -12,8 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it re-exports them without saying so in its types
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
 
+from deploy import processes
 from schemas.errors import UserError
 from schemas.settings import CommonSettings
 from schemas.task import Project, TaskTable, canonical_json
@@ -125,6 +133,9 @@ def apply(settings: CommonSettings, project: Project) -> list[str]:
         if differing:
             _set(client, each.name, differing)
             changes += [f"set {key}={value} on {each.name}" for key, value in differing.items()]
+    if changes:  # a broker answers before its own metadata show what it did
+        names = [each.name for each in want]
+        processes.wait_until(lambda: not faults(want, found(settings, names)), TIMEOUT_S)
     return changes
 
 
