@@ -1,8 +1,8 @@
 """Decide: a micro-batch of requests becomes answers and journal blocks.
 
-Pure: reads no clock, no broker, no random state. The shell (`streams.decider`) says what time it is, which policy serves
-and whether it is overloaded; the draw is a keyed hash of task and decision id. The same request under the same policy
-gets the same answer, in any batch and on any worker.
+Pure: reads no clock, no broker, no random state. The shell (`streams.decider`) says what time it is, which policy
+serves and whether it is overloaded; the draw is a keyed hash of task and decision id. The same request under the same
+policy gets the same answer, in any batch and on any worker.
 
 Theory of operation. Each readable request ends in exactly one of two ways:
     journaled       policy, no-snapshot, snapshot-refused, deadline, overload: one row of a DecisionBlock with the true
@@ -147,15 +147,22 @@ class Decide:
     def _decide(
         self, decided: Decided, task: Task, policy: Policy | None, rows: list[Row], situation: Situation
     ) -> None:
-        """Put the decisions of one group into `decided`; rows that turn out undecidable are refused, the rest goes on."""
+        """Put the decisions of one group into `decided`; rows that prove undecidable are refused, the rest goes on."""
         encoder = self._encoders.get(task.fingerprint)
         if encoder is None:
             encoder = self._encoders[task.fingerprint] = Encoder(task)
-        features, problems = _encoded(encoder, rows)
-        allowed = np.zeros(0, np.bool_)
-        if not problems:
-            allowed = _allowed(task, rows, features)
-            problems = _all_masked(features.num_candidates, allowed)
+        encoded = encoder.encode([row.request for row in rows])
+        for error in encoded.errors:
+            row = rows[error.index]
+            refusal = Refusal(Reason.INVALID, error.reason, error.detail)
+            self._refuse(decided, row.index, row.request, task, refusal, situation)
+        if encoded.errors:
+            rows = [rows[place] for place in encoded.rows.tolist()]
+        if not rows:
+            return
+        features = encoded.columns
+        allowed = _allowed(task, rows, features)
+        problems = _all_masked(features.num_candidates, allowed)
         scores = None
         if not problems and policy is not None:
             scores = np.asarray(network.scores(policy.weights[task.fingerprint], task, features), np.float64)
@@ -274,12 +281,6 @@ def _reason(asked: Asked, task: Task, situation: Situation) -> Reason:
     if situation.policy is not None and situation.policy.serves(task):
         return Reason.POLICY
     return Reason.SNAPSHOT_REFUSED if situation.snapshot_refused else Reason.NO_SNAPSHOT
-
-
-def _encoded(encoder: Encoder, rows: list[Row]) -> tuple[FeatureColumns, dict[int, Refusal]]:
-    """Features of the rows, and which rows have some that cannot be used."""
-    features, errors = encoder.encode([row.request for row in rows])
-    return features, {place: Refusal(Reason.INVALID, error.reason, error.detail) for place, error in errors.items()}
 
 
 def _allowed(task: Task, rows: list[Row], features: FeatureColumns) -> Mask:

@@ -15,7 +15,7 @@ from functools import lru_cache
 from schemas.blocks import PROPENSITY_ONE
 from schemas.keys import DRAW_ACTION, draw
 from schemas.records import Decision, DecisionRequest, Reason
-from schemas.task import NUM_CANDIDATES_MAX, Task
+from schemas.task import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,25 +30,12 @@ class Refusal:
 
 
 def problem_of(request: DecisionRequest, task: Task) -> Refusal | None:
-    """What makes a readable request undecidable, as far as that shows before its features are encoded."""
-    candidates = request.candidates
-    num_offered = len(task.actions) if candidates is None else len(candidates)
-    if num_offered == 0:
-        return _invalid(
-            "empty-candidates", f"task {task.name} declares no catalogue, so each request brings candidates"
-        )
-    if num_offered > NUM_CANDIDATES_MAX:
-        return _invalid("too-many-items", f"{num_offered} candidates, at most {NUM_CANDIDATES_MAX}")
+    """What is wrong with a request beside its features and candidates (those are the encoder's to check)."""
+    num_offered = len(task.actions) if request.candidates is None else len(request.candidates)
     if request.slots is not None and request.slots != task.num_slots:
         return _invalid("bad-slots", f"{request.slots} slots asked, task {task.name} has {task.num_slots}")
     if request.baseline is not None and not 0 <= request.baseline < num_offered:
-        return _invalid("bad-baseline", f"baseline {request.baseline}, expected 0 to {num_offered - 1}")
-    if candidates is not None and task.actions:
-        for candidate in candidates:
-            if candidate.action_id not in action_places(task):
-                return _invalid(
-                    "unknown-action", f"{candidate.action_id!r} is not in the catalogue of task {task.name}"
-                )
+        return _invalid("bad-baseline", f"baseline {request.baseline} of {num_offered} candidates")
     return None
 
 

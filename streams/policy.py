@@ -1,6 +1,6 @@
 """One published policy version in memory, and the checks that stand between a message and its use.
 
-Owns the reader's order of a snapshot: size caps, signature, version, sha256, shapes and finiteness, shadow load, probes.
+Owns the reader's order: size caps, signature, version, sha256, shapes and finiteness, shadow load, probes.
 Pure: persisting the trusted version and swapping are the follower's (`streams.snapshots`).
 """
 
@@ -49,7 +49,6 @@ REFUSALS = (
     "no-signature",
     "bad-signature",
     "old-version",
-    "bad-channel",
     "missing-chunk",
     "wrong-size",
     "wrong-sha256",

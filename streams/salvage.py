@@ -1,0 +1,54 @@
+"""What can still be read of a request that cannot: enough to answer it.
+
+Pure. A JSON request whose features are broken (NaN is what Python's own json.dumps writes for a missing price) still
+says who asks, about what, and what the shop would do by itself. It is a dead letter with its exact reason, and its shop
+gets the baseline.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from schemas.records import Candidate, DecisionRequest
+
+BYTES_MAX = 1 << 16
+"""Larger ones are not worth reading again."""
+ID_BYTES_MAX = 64
+NAME_BYTES_MAX = 256
+
+
+def salvage(payload: bytes) -> DecisionRequest | None:
+    """The request without its features, or None when nobody could be answered."""
+    if not payload.startswith(b"{") or len(payload) > BYTES_MAX:
+        return None
+    try:
+        fields = json.loads(payload)
+    except (ValueError, RecursionError):
+        return None
+    decision_id, task, subject = (fields.get(name) for name in ("decision_id", "task", "subject"))
+    if not (_is_name(decision_id, ID_BYTES_MAX) and _is_name(task) and _is_name(subject)):
+        return None
+    baseline = fields.get("baseline")
+    return DecisionRequest(
+        decision_id=decision_id,
+        task=task,
+        subject=subject,
+        candidates=_candidates(fields.get("candidates")),
+        baseline=baseline if type(baseline) is int else None,
+    )
+
+
+def _is_name(value: Any, bytes_max: int = NAME_BYTES_MAX) -> bool:
+    try:
+        return isinstance(value, str) and 0 < len(value.encode()) <= bytes_max
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+
+
+def _candidates(values: Any) -> list[Candidate] | None:
+    """The candidates' ids if every one has one, else None: an index into a part of them would mean another action."""
+    if not isinstance(values, list) or not values:
+        return None
+    ids = [value.get("action_id") if isinstance(value, dict) else None for value in values]
+    return [Candidate(action_id) for action_id in ids] if all(map(_is_name, ids)) else None
