@@ -10,11 +10,15 @@ An error belongs to one owner; the columns of the others are right.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
+from numba import njit
 
 from schemas.blocks import F32, I32, TEXT_TOKEN, FeatureColumns, empty
 from schemas.errors import UserError
@@ -22,6 +26,8 @@ from schemas.feature_spec import Feature, FeatureSpec
 from schemas.hashing import action_keys
 from schemas.records import Vector
 from schemas.text import AS_IT_STANDS, WORDS, WORDS_COUNTED, Pieces, seed_of, tokens_of
+
+_FLOAT = {float}
 
 Values = Mapping[str, Any]
 """Feature name → `schemas.records.FeatureValue`, or plain JSON from a definition."""
@@ -74,8 +80,8 @@ class SideEncoder:
             self._plan(feature, column)
             column += feature.width
         self._tokens.sort(key=lambda token: token[2] & TEXT_TOKEN)  # stable: names stay in order
-        self._scaled = bool((self._scale != 1.0).any())
-        self._logged = bool(self._log.any())
+        names = [name for _, name, boolean in self._plain if not boolean]
+        self._getter = itemgetter(*names) if len(names) == self._width >= 2 else None
 
     def _plan(self, feature: Feature, column: int) -> None:
         if feature.kind == "text":
@@ -107,46 +113,60 @@ class SideEncoder:
         width = self._width
         if not width:
             return np.empty((len(owners), 0), np.float32)
-        cells = [0.0] * (len(owners) * width)
         vectors: list[tuple[int, int, F32]] = []
-        for owner, values in enumerate(owners):
-            base = owner * width
-            for column, name, boolean in self._plain:
-                value = values.get(name)
-                if value is None:
-                    continue
-                if type(value) is float and not boolean:
-                    cells[base + column] = value
-                else:
-                    cells[base + column] = _number(name, value, boolean, owner, errors)
-            for name, columns in self._one_hot:
-                value = values.get(name)
-                for item in () if value is None else _strings(name, value, owner, errors):
-                    if item in columns:
-                        cells[base + columns[item]] = 1.0
-            for column, name, size in self._vectors:
-                value = values.get(name)
-                if value is not None:
-                    vectors.append((owner, column, _vector(name, value, size, owner, errors)))
-        return self._transform(np.array(cells).reshape(-1, width), vectors, errors)
-
-    def _transform(self, raw: Any, vectors: list[tuple[int, int, F32]], errors: dict[int, SideError]) -> F32:
-        with np.errstate(over="ignore", invalid="ignore"):
-            if self._scaled:
-                raw /= self._scale
-            if self._logged:
-                part = raw[:, self._log]
-                raw[:, self._log] = np.sign(part) * np.log1p(np.abs(part))
-            dense: F32 = raw.astype(np.float32)
-        for owner, column, values in vectors:
-            dense[owner, column : column + len(values)] = values
-        finite = np.isfinite(dense)
-        if not finite.all():
-            names = self.spec.columns()
-            for owner in np.flatnonzero(~finite.all(axis=1)).tolist():
-                name = names[int(np.flatnonzero(~finite[owner])[0])]
-                errors.setdefault(owner, SideError("not-finite", f"feature {name!r} is not finite as float32"))
+        cells = self._numbers_only(owners)
+        if cells is None:
+            cells = [0.0] * (len(owners) * width)
+            for owner, values in enumerate(owners):
+                self._fill(owner, values, cells, vectors, errors)
+        dense = np.empty((len(owners), width), np.float32)
+        finite = _transform(np.array(cells), self._scale, self._log, dense)
+        for owner, column, elements in vectors:
+            dense[owner, column : column + len(elements)] = elements
+            finite = finite and bool(np.isfinite(elements).all())
+        if not finite:
+            self._name_not_finite(dense, errors)
         return dense
+
+    def _numbers_only(self, owners: Sequence[Values]) -> list[float] | None:
+        """All cells at once in the usual case: every dense feature is a number, present, and a float."""
+        if self._getter is None:
+            return None
+        try:
+            cells = list(chain.from_iterable(map(self._getter, owners)))
+        except KeyError:
+            return None
+        return cells if set(map(type, cells)) <= _FLOAT else None
+
+    def _fill(
+        self,
+        owner: int,
+        values: Values,
+        cells: list[float],
+        vectors: list[tuple[int, int, F32]],
+        errors: dict[int, SideError],
+    ) -> None:
+        base = owner * self._width
+        for column, name, boolean in self._plain:
+            value = values.get(name)
+            if value is not None:
+                is_float = type(value) is float and not boolean
+                cells[base + column] = value if is_float else _number(name, value, boolean, owner, errors)
+        for name, columns in self._one_hot:
+            value = values.get(name)
+            for item in () if value is None else _strings(name, value, owner, errors):
+                if item in columns:
+                    cells[base + columns[item]] = 1.0
+        for column, name, size in self._vectors:
+            value = values.get(name)
+            if value is not None:
+                vectors.append((owner, column, _vector(name, value, size, owner, errors)))
+
+    def _name_not_finite(self, dense: F32, errors: dict[int, SideError]) -> None:
+        names, finite = self.spec.columns(), np.isfinite(dense)
+        for owner in np.flatnonzero(~finite.all(axis=1)).tolist():
+            name = names[int(np.flatnonzero(~finite[owner])[0])]
+            errors.setdefault(owner, SideError("not-finite", f"feature {name!r} is not finite as float32"))
 
     def _add_pieces(self, owner: int, values: Values, pieces: Pieces, errors: dict[int, SideError]) -> None:
         texts = []
@@ -161,6 +181,20 @@ class SideEncoder:
                 pieces.add(owner, seed, mode & TEXT_TOKEN | AS_IT_STANDS, item)
         for seed, mode, value in texts:
             pieces.add(owner, seed, mode, value)
+
+
+@njit(cache=True, nogil=True)
+def _transform(cells, scale, log, dense):  # type: ignore[no-untyped-def]  # numba
+    """Scale, log and cast `cells` (N·width, row-major) into `dense`; whether all came out finite."""
+    finite = True
+    for row in range(dense.shape[0]):
+        for column in range(dense.shape[1]):
+            value = cells[row * dense.shape[1] + column] / scale[column]
+            if log[column]:
+                value = math.copysign(math.log1p(abs(value)), value)
+            dense[row, column] = value
+            finite = finite and math.isfinite(dense[row, column])
+    return finite
 
 
 def _refuse(name: str, expected: str, value: object, owner: int, errors: dict[int, SideError]) -> None:

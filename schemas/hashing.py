@@ -10,12 +10,13 @@ ValueError before anything is read: numba does not check.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from schemas.blocks import I32, I64, U8, U64, Strings
+from schemas.blocks import I32, I64, U8, U64
 from schemas.keys import PERSON_ACTION
 
 _IV = (
@@ -51,37 +52,45 @@ def _rotate(word: np.uint64, right: int) -> np.uint64:
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _mix(v, a, b, c, d, x, y):  # type: ignore[no-untyped-def]  # numba
-    v[a] = v[a] + v[b] + x
-    v[d] = _rotate(v[d] ^ v[a], 32)
-    v[c] = v[c] + v[d]
-    v[b] = _rotate(v[b] ^ v[c], 24)
-    v[a] = v[a] + v[b] + y
-    v[d] = _rotate(v[d] ^ v[a], 16)
-    v[c] = v[c] + v[d]
-    v[b] = _rotate(v[b] ^ v[c], 63)
+def _mix(a, b, c, d, x, y):  # type: ignore[no-untyped-def]  # numba
+    """G of RFC 7693 §3.1, on scalars: in registers it takes half the time that an array of 16 words does."""
+    a = a + b + x
+    d = _rotate(d ^ a, 32)
+    c = c + d
+    b = _rotate(b ^ c, 24)
+    a = a + b + y
+    d = _rotate(d ^ a, 16)
+    c = c + d
+    b = _rotate(b ^ c, 63)
+    return a, b, c, d
 
 
 @njit(cache=True, nogil=True)
-def _compress(h, m, v, counter, last):  # type: ignore[no-untyped-def]  # numba
-    for i in range(8):
-        v[i] = h[i]
-        v[i + 8] = _IV_U64[i]
-    v[12] ^= np.uint64(counter)
+def _compress(h, m, counter, last):  # type: ignore[no-untyped-def]  # numba
+    """F of RFC 7693 §3.2."""
+    v0, v1, v2, v3, v4, v5, v6, v7 = h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]
+    v8, v9, v10, v11 = _IV_U64[0], _IV_U64[1], _IV_U64[2], _IV_U64[3]
+    v12, v13, v14, v15 = _IV_U64[4] ^ np.uint64(counter), _IV_U64[5], _IV_U64[6], _IV_U64[7]
     if last:
-        v[14] = ~v[14]
+        v14 = ~v14
     for r in range(12):
         s = _SCHEDULE[r]
-        _mix(v, 0, 4, 8, 12, m[s[0]], m[s[1]])
-        _mix(v, 1, 5, 9, 13, m[s[2]], m[s[3]])
-        _mix(v, 2, 6, 10, 14, m[s[4]], m[s[5]])
-        _mix(v, 3, 7, 11, 15, m[s[6]], m[s[7]])
-        _mix(v, 0, 5, 10, 15, m[s[8]], m[s[9]])
-        _mix(v, 1, 6, 11, 12, m[s[10]], m[s[11]])
-        _mix(v, 2, 7, 8, 13, m[s[12]], m[s[13]])
-        _mix(v, 3, 4, 9, 14, m[s[14]], m[s[15]])
-    for i in range(8):
-        h[i] ^= v[i] ^ v[i + 8]
+        v0, v4, v8, v12 = _mix(v0, v4, v8, v12, m[s[0]], m[s[1]])
+        v1, v5, v9, v13 = _mix(v1, v5, v9, v13, m[s[2]], m[s[3]])
+        v2, v6, v10, v14 = _mix(v2, v6, v10, v14, m[s[4]], m[s[5]])
+        v3, v7, v11, v15 = _mix(v3, v7, v11, v15, m[s[6]], m[s[7]])
+        v0, v5, v10, v15 = _mix(v0, v5, v10, v15, m[s[8]], m[s[9]])
+        v1, v6, v11, v12 = _mix(v1, v6, v11, v12, m[s[10]], m[s[11]])
+        v2, v7, v8, v13 = _mix(v2, v7, v8, v13, m[s[12]], m[s[13]])
+        v3, v4, v9, v14 = _mix(v3, v4, v9, v14, m[s[14]], m[s[15]])
+    h[0] ^= v0 ^ v8
+    h[1] ^= v1 ^ v9
+    h[2] ^= v2 ^ v10
+    h[3] ^= v3 ^ v11
+    h[4] ^= v4 ^ v12
+    h[5] ^= v5 ^ v13
+    h[6] ^= v6 ^ v14
+    h[7] ^= v7 ^ v15
 
 
 @njit(cache=True, nogil=True)
@@ -96,25 +105,39 @@ def _load(m, buffer, start, size):  # type: ignore[no-untyped-def]  # numba
 
 
 @njit(cache=True, nogil=True)
-def _digest(h, m, v, initial, buffer, start, length):  # type: ignore[no-untyped-def]  # numba
+def _digest(h, m, initial, buffer, start, length):  # type: ignore[no-untyped-def]  # numba
     for i in range(8):
         h[i] = initial[i]
     done = 0
     while length - done > _BLOCK:
         _load(m, buffer, start + done, _BLOCK)
         done += _BLOCK
-        _compress(h, m, v, done, False)
+        _compress(h, m, done, False)
     _load(m, buffer, start + done, length - done)
-    _compress(h, m, v, length, True)
+    _compress(h, m, length, True)
 
 
 @njit(cache=True, nogil=True)
 def _digests(buffer, starts, lengths, initial, num_words, out):  # type: ignore[no-untyped-def]  # numba
-    h, m, v = np.empty(8, np.uint64), np.empty(16, np.uint64), np.empty(16, np.uint64)
+    h, m = np.empty(8, np.uint64), np.empty(16, np.uint64)
     for row in range(len(starts)):
-        _digest(h, m, v, initial, buffer, starts[row], max(0, lengths[row]))
+        _digest(h, m, initial, buffer, starts[row], max(0, lengths[row]))
         for word in range(num_words):
             out[row, word] = h[word]
+
+
+@njit(cache=True, nogil=True)
+def _packed_digests(buffer, lengths, initial, out):  # type: ignore[no-untyped-def]  # numba
+    """64-bit digests of strings that stand one after another; 1 in place of 0."""
+    starts = np.empty(len(lengths), np.int64)
+    start = 0
+    for row in range(len(lengths)):
+        starts[row] = start
+        start += lengths[row]
+    _digests(buffer, starts, lengths, initial, 1, out)
+    for row in range(len(lengths)):
+        if out[row, 0] == 0:
+            out[row, 0] = 1
 
 
 @njit(cache=True, nogil=True)
@@ -165,6 +188,7 @@ def _check(buffer: U8, starts: I64, lengths: I32 | I64) -> None:
         )
 
 
+@cache
 def _initial(digest_size: int, person: bytes) -> U64:
     """State before the first block: IV xor the parameter block (RFC 7693 §2.5, BLAKE2 specification §2.8)."""
     if len(person) > 16:
@@ -200,7 +224,13 @@ def partitions_of(buffer: U8, starts: I64, lengths: I32 | I64, num_partitions: i
 
 
 def action_keys(action_ids: Sequence[str]) -> U64:
-    """(K,) `schemas.keys.action_key` of every id, never 0."""
-    strings = Strings.of(action_ids)
-    keys = keys64(strings.buffer, strings.starts, strings.lengths, PERSON_ACTION)
-    return np.where(keys == 0, np.uint64(1), keys)
+    """(K,) `schemas.keys.action_key` of every id, never 0. A few µs for ten: it runs for every request."""
+    text = "".join(action_ids)
+    buffer = text.encode()
+    if len(buffer) == len(text):
+        lengths = np.array([len(action_id) for action_id in action_ids], np.int64)
+    else:
+        lengths = np.array([len(action_id.encode()) for action_id in action_ids], np.int64)
+    out = np.empty((len(lengths), 1), np.uint64)
+    _packed_digests(np.frombuffer(buffer, np.uint8), lengths, _initial(8, PERSON_ACTION), out)
+    return out[:, 0]
