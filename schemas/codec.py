@@ -1,35 +1,195 @@
-"""Codec: messages ↔ records and blocks. Being filled in; signatures are final."""
+"""Codec: messages ↔ records and blocks.
+
+A message is 0x00, the writer's schema id as four bytes (big-endian), and an Avro body: Confluent's wire format. What
+users send may also be JSON (first byte `{`).
+
+    blocks of the current version   → columns (`schemas.column_reader`), no Python object per row
+    anything else                   → `bounds.check` walks the bytes first; only then may fastavro have them
+
+Everything that comes from outside fails with BadRecord and nothing else; a fuzz test holds it to that.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import io
+import struct
+from typing import Any, cast
 
-from schemas.bounds import LIMITS, BadRecord, Limits, Payload
-from schemas.records import DecisionRequest, Outcome
+import fastavro
+import numpy as np
 
-__all__ = ["BadRecord", "decode", "decode_foreign", "decode_outcome", "decode_request", "encode"]
+from schemas.blocks import NO_STRINGS, U8, Block, DecisionBlock, OutcomeBlock, Strings, Tick, TransitionBlock
+from schemas.bounds import LIMITS, BadRecord, Limits, Payload, bad, check, too_large, view_of
+from schemas.column_reader import LayoutFault, read_fields
+from schemas.column_writer import write_fields
+from schemas.columns import DTYPES, block_of, fields_of
+from schemas.intake import outcome_of, parse_json, request_of
+from schemas.record_fields import RECORD_TYPES, fields_of_record, record_of
+from schemas.records import DecisionRequest, Outcome, Record
+from schemas.registry import RegisteredSchema, Registry
+from schemas.varints import BAD_MAGIC, EMPTY, TRUNCATED
+
+__all__ = ["BadRecord", "decode", "decode_foreign", "decode_outcome", "decode_request", "encode", "schema_id_of"]
+
+Message = Record | Block
+_TYPES: dict[str, type] = {
+    **RECORD_TYPES,
+    **{kind.__name__: kind for kind in (DecisionBlock, OutcomeBlock, Tick, TransitionBlock)},
+}
+_NUM_HEADER = 5
+_OPEN_BRACE = 0x7B
 
 
-def encode(record: Any, registry: Any) -> bytes:
-    """Confluent framing 0x00 + u32be schema id + Avro body, by the type of the record or block."""
-    raise NotImplementedError
+def encode(record: Message, registry: Registry, limits: Limits = LIMITS) -> bytes:
+    """The message of a record or block, by its type.
+
+    Raises BadRecord ("too-large") when it exceeds what readers read: refuse it here rather than write it for ever.
+    """
+    name = type(record).__name__
+    schema_id = registry.id_of(name)
+    prefix = b"\0" + schema_id.to_bytes(4, "big")
+    if isinstance(record, DecisionBlock | OutcomeBlock | TransitionBlock):
+        layout = registry.reader_of(name).layout
+        assert layout is not None, "our own blocks have a layout"
+        message = write_fields(prefix, fields_of(record), layout)
+    elif isinstance(record, Tick):
+        message = prefix
+    else:
+        buffer = io.BytesIO()
+        buffer.write(prefix)
+        fastavro.schemaless_writer(buffer, registry.reader_of(name).avro, fields_of_record(record))
+        message = buffer.getvalue()
+    if len(message) > limits.message_bytes_max:
+        raise too_large(len(message), limits)
+    return message
 
 
-def decode(payload: Payload, registry: Any, limits: Limits = LIMITS, expect: Any = None) -> Any:
-    """The record or block; raises BadRecord(reason, detail)."""
-    raise NotImplementedError
+def schema_id_of(view: U8) -> int:
+    """Schema id in the header; raises BadRecord: empty, bad-magic, truncated."""
+    if not len(view):
+        raise bad(EMPTY, "header", 0)
+    if view[0] != 0:
+        raise bad(BAD_MAGIC, "header", 0)
+    if len(view) < _NUM_HEADER:
+        raise bad(TRUNCATED, "header", len(view))
+    return int.from_bytes(view[1:_NUM_HEADER].tobytes(), "big")
 
 
-def decode_request(payload: Payload, registry: Any, limits: Limits = LIMITS) -> DecisionRequest:
-    """A DecisionRequest in Avro or JSON."""
-    raise NotImplementedError
+def _fastavro(view: U8, writer: RegisteredSchema, reader: RegisteredSchema | None) -> Any:
+    """Plain values by fastavro. The bytes have passed `check`; what still fails is a schema that does not resolve."""
+    try:
+        return fastavro.schemaless_reader(
+            io.BytesIO(view[_NUM_HEADER:].data), writer.avro, None if reader is None else reader.avro
+        )
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        EOFError,
+        OverflowError,
+        ArithmeticError,
+        struct.error,
+    ) as error:
+        raise BadRecord("unknown-schema", f"schema {writer.id} ({writer.name}) cannot be read: {error!r}") from error
+    except fastavro.read.SchemaResolutionError as error:
+        raise BadRecord("unknown-schema", f"schema {writer.id} cannot be read as {writer.name}: {error}") from error
 
 
-def decode_outcome(payload: Payload, registry: Any, limits: Limits = LIMITS) -> Outcome:
-    """An Outcome in Avro or JSON."""
-    raise NotImplementedError
+def _resolved_columns(fields: dict[str, Any], reader: RegisteredSchema) -> dict[str, Any]:
+    """Fields of a block as columns, from the plain values of an earlier version."""
+    arrays = {field["name"]: field["type"]["items"] for field in reader.avro["fields"] if isinstance(field["type"], dict)
+              and field["type"]["type"] == "array"}  # fmt: skip
+    kinds = {"float": np.float32, "double": np.float64, "int": np.int32, "long": np.int64}
+    for name, items in arrays.items():
+        values = fields[name]
+        if items == "string":
+            fields[name] = Strings.of(values) if values else NO_STRINGS
+        else:
+            fields[name] = np.array(values, kinds[items])
+    for name, dtype in DTYPES.items():
+        if name in fields:
+            if len(fields[name]) % dtype.itemsize:
+                raise BadRecord(
+                    "bad-columns", f"{name} has {len(fields[name])} bytes, not a multiple of {dtype.itemsize}"
+                )
+            fields[name] = np.frombuffer(fields[name], dtype).copy()
+    return fields
 
 
-def decode_foreign(payload: Payload, registry: Any, limits: Limits = LIMITS) -> Any:
-    """A foreign message (Avro of any schema in the registry, or JSON) as plain Python values."""
-    raise NotImplementedError
+def _decode_block(view: U8, writer: RegisteredSchema, registry: Registry, limits: Limits) -> Block:
+    if writer.layout is not None:
+        try:
+            fields = read_fields(view, _NUM_HEADER, writer.layout, DTYPES, limits.num_items_max)
+        except LayoutFault as fault:
+            raise bad(fault.code, f"{writer.name}.{fault.field}", fault.byte) from None
+    else:
+        check(view, _NUM_HEADER, writer.program, limits, finite=False, as_objects=False)
+        reader = registry.reader_of(writer.name)
+        fields = _fastavro(view, writer, reader)
+        if writer.name != "Tick":
+            fields = _resolved_columns(fields, reader)
+    return Tick() if writer.name == "Tick" else block_of(writer.name, fields, limits)
+
+
+def decode(
+    payload: Payload,
+    registry: Registry,
+    limits: Limits = LIMITS,
+    expect: type | tuple[type, ...] | None = None,
+) -> Any:
+    """The record or block of a message.
+
+    `expect` names the types that may stand here. Arrays of blocks are owned, aligned and writable. A DecisionBlock
+    may hold rows with unusable numbers: ask `columns.sound_rows`. Raises BadRecord with reason and detail, or
+    RegistryUnavailable when the writer's schema cannot be fetched now.
+    """
+    view = view_of(payload)
+    if len(view) > limits.message_bytes_max:
+        raise too_large(len(view), limits)
+    writer = registry.schema_of(schema_id_of(view))
+    kind = _TYPES.get(writer.name)
+    if kind is None:
+        raise BadRecord("wrong-type", f"schema {writer.id} ({writer.name}) is none of ours")
+    if expect is not None and not issubclass(kind, expect):
+        raise BadRecord("wrong-type", f"a {writer.name} stands here, expected {_names(expect)}")
+    if kind in (DecisionBlock, OutcomeBlock, TransitionBlock, Tick):
+        return _decode_block(view, writer, registry, limits)
+    check(view, _NUM_HEADER, writer.program, limits)
+    fields = _fastavro(view, writer, None if writer.is_current else registry.reader_of(writer.name))
+    return record_of(writer.name, fields, limits)
+
+
+def _names(expect: type | tuple[type, ...]) -> str:
+    return " or ".join(kind.__name__ for kind in (expect if isinstance(expect, tuple) else (expect,)))
+
+
+def decode_request(payload: Payload, registry: Registry, limits: Limits = LIMITS) -> DecisionRequest:
+    """A DecisionRequest in Avro or JSON; raises as `decode` does."""
+    view = view_of(payload)
+    if len(view) and view[0] == _OPEN_BRACE:
+        return request_of(parse_json(view, limits), limits)
+    return cast(DecisionRequest, decode(view, registry, limits, DecisionRequest))
+
+
+def decode_outcome(payload: Payload, registry: Registry, limits: Limits = LIMITS) -> Outcome:
+    """An Outcome in Avro or JSON; raises as `decode` does."""
+    view = view_of(payload)
+    if len(view) and view[0] == _OPEN_BRACE:
+        return outcome_of(parse_json(view, limits), limits)
+    return cast(Outcome, decode(view, registry, limits, Outcome))
+
+
+def decode_foreign(payload: Payload, registry: Registry, limits: Limits = LIMITS) -> Any:
+    """A message of someone else's topic as plain Python values: JSON, or Avro of any schema the registry has.
+
+    Numbers may be NaN or infinite here: only the field that is mapped must be finite. Raises as `decode` does.
+    """
+    view = view_of(payload)
+    if len(view) and view[0] in b"{[":
+        return parse_json(view, limits)
+    if len(view) > limits.message_bytes_max:
+        raise too_large(len(view), limits)
+    writer = registry.schema_of(schema_id_of(view))
+    check(view, _NUM_HEADER, writer.program, limits, finite=False)
+    return _fastavro(view, writer, None)

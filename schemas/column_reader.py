@@ -1,0 +1,261 @@
+"""Column reader: the bytes of a block become one arena of aligned columns.
+
+Two passes: the first finds every column and its size and checks that it lies within the message, the second copies
+into one allocation of exactly the size needed. So no count is believed before its items have been seen, the columns
+are aligned (float views straight into a message are not, and numba would compile everything twice), and nothing keeps
+the fetched message alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numba
+import numpy as np
+
+from schemas.blocks import I32, I64, NO_STRINGS, U8, Strings
+from schemas.layout import BYTES, DTYPES, F32S, F64S, FIXED, I64S, NUMBER, STRINGS, TEXT, Layout
+from schemas.varints import (
+    BAD_BLOCK,
+    BAD_COLUMNS,
+    NEGATIVE_LENGTH,
+    OUT_OF_RANGE,
+    TOO_MANY_ITEMS,
+    TRAILING_BYTES,
+    TRUNCATED,
+    read_length,
+    read_long,
+    utf8_end,
+)
+
+
+@numba.njit(cache=True, nogil=True)
+def _array_head(buffer: U8, position: int, items_left: int) -> tuple[int, int, int]:
+    """(items of the next block of an array, position after its head or -code, where it must end or -1)."""
+    end = len(buffer)
+    count, position = read_long(buffer, position, end)
+    if position < 0 or 0 <= count <= items_left:
+        return count, position, -1
+    if count > 0 or count < -items_left:
+        return 0, -TOO_MANY_ITEMS, -1
+    size, position = read_long(buffer, position, end)
+    if position < 0:
+        return 0, position, -1
+    if size < 0:
+        return 0, -NEGATIVE_LENGTH, -1
+    if size > end - position:
+        return 0, -TRUNCATED, -1
+    return -count, position, position + size
+
+
+@numba.njit(cache=True, nogil=True)
+def _skip_items(buffer: U8, position: int, kind: int, count: int) -> tuple[int, int]:
+    """(position after `count` items or -code, bytes of their strings). Varints are only skipped: pass 2 reads them."""
+    end = len(buffer)
+    num_bytes = 0
+    if kind == F32S or kind == F64S:  # noqa: SIM109 - numba compiles two comparisons, not a tuple
+        size = count * (4 if kind == F32S else 8)
+        return (position + size if size <= end - position else -TRUNCATED), 0
+    if count > end - position:
+        return -TRUNCATED, 0
+    if kind == STRINGS:
+        for _ in range(count):
+            length, position = read_length(buffer, position, end, end)
+            if position < 0:
+                return position, 0
+            position = utf8_end(buffer, position, position + length)
+            if position < 0:
+                return position, 0
+            num_bytes += length
+        return position, num_bytes
+    while count > 0:
+        if position == end:
+            return -TRUNCATED, 0
+        if buffer[position] < 0x80:
+            count -= 1
+        position += 1
+    return position, 0
+
+
+@numba.njit(cache=True, nogil=True)
+def _measure(buffer: U8, position: int, layout: I64, num_items_max: int) -> tuple[int, int, int, I64, int]:
+    """Pass 1: (code, byte, field of the fault, table, size of the arena).
+
+    table (num_fields, 4): byte of the field or value of a NUMBER; items or bytes; bytes of strings; arena offset.
+    """
+    table = np.zeros((len(layout), 4), np.int64)
+    arena = 0
+    items_left = num_items_max
+    for field in range(len(layout)):
+        kind = layout[field, 0]
+        table[field, 0], table[field, 3] = position, arena
+        if kind == NUMBER:
+            value, after = read_long(buffer, position, len(buffer))
+            if after > 0 and layout[field, 1] == 1 and not -(1 << 31) <= value < (1 << 31):
+                after = -OUT_OF_RANGE
+            table[field, 0] = value
+        elif kind == FIXED:
+            table[field, 1] = layout[field, 1]
+            after = position + layout[field, 1]
+            after = after if after <= len(buffer) else -TRUNCATED
+        elif kind == TEXT or kind == BYTES:  # noqa: SIM109
+            length, after = read_length(buffer, position, len(buffer), len(buffer))
+            if after >= 0:
+                table[field, 0], table[field, 1] = after, length
+                after = utf8_end(buffer, after, after + length) if kind == TEXT else after + length
+                arena += (length + 7) // 8 * 8 if kind == BYTES else 0
+        else:
+            after = position
+            count = -1
+            while count != 0:
+                count, after, block_end = _array_head(buffer, after, items_left)
+                if after >= 0 and count > 0:
+                    after, num_bytes = _skip_items(buffer, after, kind, count)
+                    table[field, 1] += count
+                    table[field, 2] += num_bytes
+                    items_left -= count
+                if after >= 0 and block_end >= 0 and after != block_end:
+                    after = -BAD_BLOCK
+                if after < 0:
+                    break
+            width = 8 if kind == F64S or kind == I64S else 12 if kind == STRINGS else 4  # noqa: SIM109
+            arena += (table[field, 1] * width + 7) // 8 * 8 + (table[field, 2] + 7) // 8 * 8
+        if after < 0:
+            return -after, position, field, table, 0
+        position = after
+    return (TRAILING_BYTES if position < len(buffer) else 0), position, len(layout) - 1, table, arena
+
+
+@numba.njit(cache=True, nogil=True)
+def _copy_numbers(
+    buffer: U8, position: int, kind: int, count: int, arena: U8, ints: I32, longs: I64, target: int
+) -> int:
+    """Position after `count` numbers or -code; they go to byte `target` of the arena (ints, longs are views of it)."""
+    end = len(buffer)
+    if kind == F32S or kind == F64S:  # noqa: SIM109
+        size = count * (4 if kind == F32S else 8)
+        arena[target : target + size] = buffer[position : position + size]
+        return position + size
+    for index in range(count):
+        byte = np.int64(buffer[position])
+        if byte < 0x80:
+            value, position = int((byte >> 1) ^ -(byte & 1)), position + 1
+        else:
+            value, position = read_long(buffer, position, end)
+            if position < 0:
+                return position
+        if kind == I64S:
+            longs[target // 8 + index] = value
+        elif -(1 << 31) <= value < (1 << 31):
+            ints[target // 4 + index] = value
+        else:
+            return -OUT_OF_RANGE
+    return position
+
+
+@numba.njit(cache=True, nogil=True)
+def _copy_strings(
+    buffer: U8, position: int, count: int, arena: U8, starts: I64, lengths: I32, chars: int, first: int
+) -> tuple[int, int]:
+    """(position after `count` strings, byte of the arena after them); starts count from byte `first` of the arena."""
+    for index in range(count):
+        length, position = read_long(buffer, position, len(buffer))
+        starts[index], lengths[index] = chars - first, length
+        for byte in range(length):
+            arena[chars + byte] = buffer[position + byte]
+        position += length
+        chars += length
+    return position, chars
+
+
+@numba.njit(cache=True, nogil=True)
+def _fill(buffer: U8, layout: I64, table: I64, arena_bytes: int) -> tuple[int, int, U8]:
+    """Pass 2: (code, field of the fault, arena) for what `_measure` found sound."""
+    longs = np.empty((arena_bytes + 7) // 8, np.int64)
+    ints = longs.view(np.int32)
+    arena = longs.view(np.uint8)
+    for field in range(len(layout)):
+        kind, target = layout[field, 0], table[field, 3]
+        position, total = table[field, 0], table[field, 1]
+        if kind == BYTES:
+            arena[target : target + total] = buffer[position : position + total]
+        if kind <= BYTES:
+            continue
+        width = 8 if kind == F64S or kind == I64S else 4  # noqa: SIM109
+        lengths = target // 4 + 2 * total
+        first = chars = target + 8 * total + (4 * total + 7) // 8 * 8
+        done = 0
+        while done < total:
+            count, position, _ = _array_head(buffer, position, total)
+            if kind == STRINGS:
+                at = target // 8 + done
+                position, chars = _copy_strings(
+                    buffer, position, count, arena, longs[at:], ints[lengths + done :], chars, first
+                )
+            else:
+                position = _copy_numbers(buffer, position, kind, count, arena, ints, longs, target + width * done)
+                if position < 0:
+                    return -position, field, arena
+            done += count
+    return 0, 0, arena
+
+
+@numba.njit(cache=True, nogil=True)
+def _read(buffer: U8, position: int, layout: I64, num_items_max: int) -> tuple[int, int, int, I64, U8]:
+    """(code, byte, field of the fault, table, arena): both passes in one call."""
+    code, byte, field, table, arena_bytes = _measure(buffer, position, layout, num_items_max)
+    if code:
+        return code, byte, field, table, np.empty(0, np.uint8)
+    code, field, arena = _fill(buffer, layout, table, arena_bytes)
+    return code, table[field, 0], field, table, arena
+
+
+class LayoutFault(Exception):
+    """A message that does not follow its layout: `code` of `schemas.varints`, field name, byte of the message."""
+
+    def __init__(self, code: int, field: str, byte: int) -> None:
+        super().__init__(code, field, byte)
+        self.code, self.field, self.byte = code, field, byte
+
+
+def read_fields(
+    view: U8, start: int, layout: Layout, dtypes: Mapping[str, np.dtype[Any]], num_items_max: int
+) -> dict[str, Any]:
+    """All fields of view[start:] by name: str, int, bytes, 1-d owned aligned arrays, or Strings.
+
+    `view` read-only (n,) uint8; `dtypes` says which bytes fields are columns and of what. Raises LayoutFault.
+    """
+    code, byte, field, table, arena = _read(view, start, layout.table, num_items_max)
+    if code:
+        raise LayoutFault(code, layout.names[field], byte)
+    fields: dict[str, Any] = {}
+    for name, kind, (first, count, num_chars, target) in zip(layout.names, layout.kinds, table.tolist(), strict=True):
+        if kind == NUMBER:
+            fields[name] = first
+        elif kind == TEXT:
+            fields[name] = view[first : first + count].tobytes().decode()
+        elif kind == STRINGS:
+            fields[name] = _strings(arena, count, num_chars, target)
+        elif kind in DTYPES:
+            fields[name] = np.ndarray((count,), DTYPES[kind], arena, target)
+        elif name not in dtypes:
+            fields[name] = view[first : first + count].tobytes()
+        else:
+            dtype = dtypes[name]
+            if count % dtype.itemsize:
+                raise LayoutFault(BAD_COLUMNS, name, first)
+            fields[name] = np.ndarray((count // dtype.itemsize,), dtype, arena, target)
+    return fields
+
+
+def _strings(arena: U8, count: int, num_chars: int, target: int) -> Strings:
+    if not count:
+        return NO_STRINGS
+    lengths = target + 8 * count
+    chars = lengths + (4 * count + 7) // 8 * 8
+    return Strings(
+        arena[chars : chars + num_chars],
+        np.ndarray((count,), np.int64, arena, target),
+        np.ndarray((count,), np.int32, arena, lengths),
+    )
