@@ -17,7 +17,7 @@ from schemas.records import DeadLetter
 from schemas.registry import Registry
 from schemas.telemetry import Metrics
 from schemas.topics import topic
-from streams.journal import Output
+from streams.journal import Delivered, Output
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +46,19 @@ class DeadLetters:
         return await self._output.write(self._topic, -1, payload, key)
 
     def send(
-        self, where: tuple[str, int, int], value: bytes | memoryview | None, time_ms: int, reason: str, detail: str
+        self,
+        where: tuple[str, int, int],
+        value: bytes | memoryview | None,
+        time_ms: int,
+        reason: str,
+        detail: str,
+        on_delivery: Delivered | None = None,
     ) -> None:
-        """The same from a thread, waiting for room and not for the ack."""
+        """The same from a thread, waiting for room and not for the ack, of which `on_delivery` hears."""
         key, payload = self._encoded(where, value, time_ms, reason, detail)
         while True:
             try:
-                self._output.send(self._topic, -1, payload, key)
+                self._output.send(self._topic, -1, payload, key, on_delivery)
                 return
             except BufferError:
                 time.sleep(0.01)

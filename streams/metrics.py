@@ -140,6 +140,64 @@ JOIN = (
     ),
 )
 
+DECIDE = (
+    Metric(
+        "headrace_decide_decisions",
+        "counter",
+        "decisions",
+        "Answers by reason; `policy` is the normal one.",
+        "no-snapshot, snapshot-refused: see headrace_snapshots_refused. overload, deadline: more workers. expired: the "
+        "worker was away for long. invalid, unknown-task, too-large: see the dead letters.",
+        ("task", "reason"),
+    ),
+    Metric(
+        "headrace_decide_latency_seconds",
+        "histogram",
+        "seconds",
+        "Append time of the request → the broker has the answer (two machines' clocks).",
+        SLOW_REMEDY,
+    ),
+    Metric("headrace_decide_batch_seconds", "histogram", "seconds", "Computing one micro-batch.", SLOW_REMEDY),
+    Metric(
+        "headrace_decide_redelivered",
+        "counter",
+        "requests",
+        "Requests read again after a takeover and answered as the journal has them.",
+        "none needed",
+    ),
+    Metric(
+        "headrace_decide_in_flight", "gauge", "requests", "Requests read whose answer is not delivered yet.", SLOW_REMEDY
+    ),
+    Metric(
+        "headrace_decide_lag_records", "gauge", "records", "Requests of a partition not yet read.", SLOW_REMEDY, ("partition",)
+    ),
+    Metric(
+        "headrace_decide_internal_errors",
+        "counter",
+        "requests",
+        "Requests that our own code failed on; answered with the baseline, in the dead letters as internal-error.",
+        "Report it with the traceback of the log.",
+    ),
+    Metric("headrace_snapshot_version", "gauge", "1", "Version of the policy that serves; 0: none, the baseline.", "none needed"),
+    Metric(
+        "headrace_snapshot_cut_ms",
+        "gauge",
+        "ms",
+        "Log time up to which closed decisions are in the policy that serves.",
+        "Far behind the clock: is the learner alive, do rewards come, are snapshots refused?",
+    ),
+    Metric("headrace_snapshots_taken", "counter", "snapshots", "Snapshots that passed every check and served.", "none needed"),
+    Metric(
+        "headrace_snapshots_refused",
+        "counter",
+        "snapshots",
+        "Snapshots refused, by reason; the last good one goes on serving.",
+        "bad-signature, no-signature, old-version: who else writes to the model topic? probes: another numpy or CPU "
+        "computes otherwise; the others: damage on the way, see the log.",
+        ("reason",),
+    ),
+)
+
 SHARED = (
     Metric(
         "headrace_dead_letters",
@@ -166,7 +224,7 @@ SHARED = (
     ),
 )
 
-CATALOGUE = (*INGEST, *JOIN, *SHARED)
+CATALOGUE = (*INGEST, *JOIN, *DECIDE, *SHARED)
 
 
 def worker_metrics() -> Metrics:

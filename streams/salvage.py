@@ -1,8 +1,8 @@
 """What can still be read of a request that cannot: enough to answer it.
 
-Pure. A JSON request whose features are broken (NaN is what Python's own json.dumps writes for a missing price) still
-says who asks, about what, and what the shop would do by itself. It is a dead letter with its exact reason, and its shop
-gets the baseline.
+Pure. A request whose features are broken (NaN is what Python's own json.dumps writes for a missing price) still says
+who asks, about what, and what the shop would do by itself. It is a dead letter with its exact reason, and its shop gets
+the baseline.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from schemas.codec import decode_foreign
 from schemas.records import Candidate, DecisionRequest
+from schemas.registry import Registry
 
 BYTES_MAX = 1 << 16
 """Larger ones are not worth reading again."""
@@ -18,13 +20,15 @@ ID_BYTES_MAX = 64
 NAME_BYTES_MAX = 256
 
 
-def salvage(payload: bytes) -> DecisionRequest | None:
-    """The request without its features, or None when nobody could be answered."""
-    if not payload.startswith(b"{") or len(payload) > BYTES_MAX:
+def salvage(payload: bytes, registry: Registry) -> DecisionRequest | None:
+    """The request without its features, or None when nobody could be answered. Raises nothing for bad bytes."""
+    if len(payload) > BYTES_MAX:
         return None
     try:
-        fields = json.loads(payload)
-    except (ValueError, RecursionError):
+        fields = json.loads(payload) if payload.startswith(b"{") else decode_foreign(payload, registry)
+    except (ValueError, RecursionError):  # BadRecord is a ValueError
+        return None
+    if not isinstance(fields, dict):
         return None
     decision_id, task, subject = (fields.get(name) for name in ("decision_id", "task", "subject"))
     if not (_is_name(decision_id, ID_BYTES_MAX) and _is_name(task) and _is_name(subject)):
@@ -50,5 +54,5 @@ def _candidates(values: Any) -> list[Candidate] | None:
     """The candidates' ids if every one has one, else None: an index into a part of them would mean another action."""
     if not isinstance(values, list) or not values:
         return None
-    ids = [value.get("action_id") if isinstance(value, dict) else None for value in values]
+    ids: list[Any] = [value.get("action_id") if isinstance(value, dict) else None for value in values]
     return [Candidate(action_id) for action_id in ids] if all(map(_is_name, ids)) else None

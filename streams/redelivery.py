@@ -1,0 +1,210 @@
+"""After a takeover: what did the journal already answer?
+
+Offsets are committed after the answers, so a worker that takes over a partition reads some requests again. Each was
+journaled with its request's partition and offset; those are answered as logged, not decided again (join.md, last
+section).
+
+A shell: reads the requests topic once per partition (the append time of the committed offset) and the journal from that
+time to its present end. Blocks the caller for about as long as it takes to read a second of journal.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from schemas.blocks import PROPENSITY_ONE, DecisionBlock
+from schemas.codec import BadRecord, decode
+from schemas.records import Decision, Reason
+from schemas.registry import Registry
+from schemas.settings import CommonSettings
+from schemas.task import TaskTable
+from schemas.topics import topic
+
+log = logging.getLogger(__name__)
+
+CLOCK_SLACK_MS = 2_000
+"""Brokers' clocks differ: a decision may carry an earlier append time than its request."""
+POLL_S = 0.2
+CALL_S = 5.0
+
+Place = tuple[int, int]
+"""Partition and offset of a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """One row of the journal that answers a redelivered request."""
+
+    block: DecisionBlock
+    row: int
+
+
+class Redelivery:
+    """Looks up earlier answers for the partitions that a worker is given."""
+
+    def __init__(self, settings: CommonSettings, registry: Registry, table: TaskTable, num_partitions: int) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._table = table
+        self._num_partitions = num_partitions
+        self._requests = topic(settings.namespace, "requests")
+        self._journal = topic(settings.namespace, "journal")
+
+    def answered(self, committed: Mapping[int, int], now_ms: int) -> dict[Place, Logged]:
+        """Rows of the journal for requests at or beyond `committed` (next offset per request partition).
+
+        Waits for a broker that is gone: deciding without knowing would decide twice. Requests older than the dedupe
+        horizon are not looked for: they are answered `expired` anyway.
+        """
+        consumer = self._consumer()
+        try:
+            since_ms = self._since(consumer, committed)
+            if since_ms is None:
+                return {}
+            since_ms = max(since_ms, now_ms - self._table.dedupe_ms) - CLOCK_SLACK_MS
+            found: dict[Place, Logged] = {}
+            for message in self._read(consumer, self._journal_span(consumer, since_ms)):
+                self._collect(message, committed, found)
+            return found
+        finally:
+            consumer.close()
+
+    def _consumer(self) -> Consumer:
+        return Consumer(
+            self._settings.librdkafka(
+                **{
+                    "group.id": f"{self._settings.namespace}.redelivery",  # required by the client, never used
+                    "enable.auto.commit": False,
+                    "enable.partition.eof": True,
+                    "auto.offset.reset": "earliest",
+                    "fetch.queue.backoff.ms": 5,
+                }
+            ),
+            logger=logging.getLogger("headrace.kafka"),
+        )
+
+    def _since(self, consumer: Consumer, committed: Mapping[int, int]) -> int | None:
+        """Earliest append time of the first uncommitted request of each partition; None when there is none."""
+        starts = {}
+        for partition, offset in committed.items():
+            low, high = self._watermarks(consumer, self._requests, partition)
+            if max(low, offset) < high:
+                starts[partition] = max(low, offset)
+        times: dict[int, int] = {}
+        if not starts:
+            return None
+        consumer.assign([TopicPartition(self._requests, partition, offset) for partition, offset in starts.items()])
+        ended: set[int] = set()
+        while len(times.keys() | ended) < len(starts):
+            message = consumer.poll(POLL_S)
+            if message is None:
+                continue
+            if message.error() is None:
+                times.setdefault(message.partition(), message.timestamp()[1])
+            elif message.error().code() == KafkaError._PARTITION_EOF:
+                ended.add(message.partition())
+        return min(times.values(), default=None)
+
+    def _watermarks(self, consumer: Consumer, name: str, partition: int) -> tuple[int, int]:
+        while True:
+            try:
+                low, high = consumer.get_watermark_offsets(TopicPartition(name, partition), timeout=CALL_S)
+                return low, high
+            except KafkaException as error:
+                log.warning("%s[%d]: %s; waiting for the broker", name, partition, error.args[0].str())
+                time.sleep(1.0)
+
+    def _journal_span(self, consumer: Consumer, since_ms: int) -> dict[int, tuple[int, int]]:
+        """(first offset appended at or after `since_ms`, present end) of each journal partition that has any."""
+        wanted = [TopicPartition(self._journal, partition, since_ms) for partition in range(self._num_partitions)]
+        while True:
+            try:
+                starts = consumer.offsets_for_times(wanted, timeout=CALL_S)
+                break
+            except KafkaException as error:
+                log.warning("%s: %s; waiting for the broker", self._journal, error.args[0].str())
+                time.sleep(1.0)
+        span = {}
+        for place in starts:
+            _, high = self._watermarks(consumer, self._journal, place.partition)
+            if place.offset != OFFSET_END and 0 <= place.offset < high:
+                span[place.partition] = (place.offset, high)
+        return span
+
+    def _read(self, consumer: Consumer, span: Mapping[int, tuple[int, int]]) -> Iterator[Message]:
+        """Every message of the span, each partition in its order."""
+        consumer.assign([TopicPartition(self._journal, partition, start) for partition, (start, _) in span.items()])
+        left = {partition: end for partition, (_, end) in span.items()}
+        while left:
+            message = consumer.poll(POLL_S)
+            if message is None or message.topic() != self._journal:
+                continue
+            partition = message.partition()
+            if message.error() is not None:
+                if message.error().code() == KafkaError._PARTITION_EOF:
+                    left.pop(partition, None)
+                continue
+            if message.offset() < left.get(partition, 0):
+                yield message
+            if message.offset() + 1 >= left.get(partition, 0):
+                left.pop(partition, None)
+
+    def _collect(self, message: Message, committed: Mapping[int, int], found: dict[Place, Logged]) -> None:
+        """Rows of one journal message that answer requests of ours; the first in the log wins."""
+        payload = message.value()
+        if payload is None or not self._is_decisions(payload):
+            return
+        try:
+            block = decode(payload, self._registry, expect=DecisionBlock)
+        except BadRecord as error:
+            log.warning("%s[%d] offset %d: %s", message.topic(), message.partition(), message.offset(), error)
+            return
+        if block.request_topic != self._requests:
+            return
+        for row, (partition, offset) in enumerate(
+            zip(block.request_partitions.tolist(), block.request_offsets.tolist(), strict=True)
+        ):
+            if partition in committed and offset >= committed[partition]:
+                found.setdefault((partition, offset), Logged(block, row))
+
+    def _is_decisions(self, payload: bytes) -> bool:
+        """Whether the message is a DecisionBlock: told by its schema id, without decoding outcomes and ticks."""
+        if len(payload) < 5:
+            return False
+        try:
+            schema = self._registry.schema_of(int.from_bytes(payload[1:5], "big"))
+        except (BadRecord, KeyError):
+            return False
+        return bool(schema.name == "DecisionBlock")
+
+
+def answer_of(logged: Logged, table: TaskTable, now_ms: int) -> Decision | None:
+    """The answer that the log holds; None when its task's definition is not known here."""
+    block, row = logged.block, logged.row
+    columns = block.columns
+    chosen = int(columns.chosen[row, 0])
+    sizes = columns.features.num_candidates
+    first = int(np.sum(sizes[:row]))
+    if columns.catalogue:
+        task = table.get(block.fingerprint)
+        if task is None:
+            return None
+        action_id = task.actions[chosen]
+    else:
+        action_id = block.action_ids[first + chosen]
+    return Decision(
+        decision_id=block.decision_ids[row],
+        task=block.task,
+        subject=block.subjects[row],
+        actions=[action_id],
+        propensities=[int(columns.propensities[first + chosen]) / PROPENSITY_ONE],
+        snapshot_version=block.snapshot_version,
+        reason=Reason(int(columns.reasons[row])).label,
+        time_ms=now_ms,
+    )
