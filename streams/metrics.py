@@ -166,10 +166,19 @@ DECIDE = (
         "none needed",
     ),
     Metric(
-        "headrace_decide_in_flight", "gauge", "requests", "Requests read whose answer is not delivered yet.", SLOW_REMEDY
+        "headrace_decide_in_flight",
+        "gauge",
+        "requests",
+        "Requests read whose answer is not delivered yet.",
+        SLOW_REMEDY,
     ),
     Metric(
-        "headrace_decide_lag_records", "gauge", "records", "Requests of a partition not yet read.", SLOW_REMEDY, ("partition",)
+        "headrace_decide_lag_records",
+        "gauge",
+        "records",
+        "Requests of a partition not yet read.",
+        SLOW_REMEDY,
+        ("partition",),
     ),
     Metric(
         "headrace_decide_internal_errors",
@@ -178,7 +187,13 @@ DECIDE = (
         "Requests that our own code failed on; answered with the baseline, in the dead letters as internal-error.",
         "Report it with the traceback of the log.",
     ),
-    Metric("headrace_snapshot_version", "gauge", "1", "Version of the policy that serves; 0: none, the baseline.", "none needed"),
+    Metric(
+        "headrace_snapshot_version",
+        "gauge",
+        "1",
+        "Version of the policy that serves; 0: none, the baseline.",
+        "none needed",
+    ),
     Metric(
         "headrace_snapshot_cut_ms",
         "gauge",
@@ -186,7 +201,13 @@ DECIDE = (
         "Log time up to which closed decisions are in the policy that serves.",
         "Far behind the clock: is the learner alive, do rewards come, are snapshots refused?",
     ),
-    Metric("headrace_snapshots_taken", "counter", "snapshots", "Snapshots that passed every check and served.", "none needed"),
+    Metric(
+        "headrace_snapshots_taken",
+        "counter",
+        "snapshots",
+        "Snapshots that passed every check and served.",
+        "none needed",
+    ),
     Metric(
         "headrace_snapshots_refused",
         "counter",
