@@ -4,10 +4,10 @@ A cut happens at a multiple of `publish_ms` of log time when something was learn
 than the previous snapshot's size allows (learning.md rule 23). Every input is a function of the log, so two learners
 over one log make the same cuts with the same numbers and the same bytes.
 
-A version is ``version_base + number``: every cut has its version whether it is uploaded or not, in catch-up only the newest
-is. So versions rise, a version never has two contents, and a restarted or a second learner agrees without being told.
-`version_base` is above 0 only when a learner had to start anew (no checkpoint, and the log's beginning gone) after
-another had published.
+A version is ``version_base + number``: every cut has its version whether it is uploaded or not; in catch-up only the
+newest is. So versions rise, a version never has two contents, and a restarted or a second learner agrees without being
+told. `version_base` is above 0 only when a learner had to start anew (no checkpoint, and the log's beginning gone)
+after another had published.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Rows of a block in any order: the one place where ragged columns are permuted.
 
-Owns the index arithmetic of `FeatureColumns`, `DecisionColumns` and `TransitionBlock` under a permutation or a selection
-of rows. Whole-column numpy only: the number of Python calls does not depend on the number of rows.
+Owns the index arithmetic of `FeatureColumns`, `DecisionColumns` and `TransitionBlock` under a permutation or a
+selection of rows. Whole-column numpy only: the number of Python calls does not depend on the number of rows.
 
 Shape legend: N rows of the block, R rows taken, M candidates, S slots.
 """

@@ -28,7 +28,7 @@ import numpy as np
 
 from learner.gather import take
 from schemas.blocks import I64, KIND_TRANSITION, TransitionBlock
-from schemas.chain import Chain, ChainReader, Fork, Hole
+from schemas.chain import START, Chain, ChainReader, Fork, Hole
 from schemas.records import NO_TIME_MS, DecisionBucket, Progress
 
 LEARNT_BUCKETS = (int(DecisionBucket.JOINED), int(DecisionBucket.DEFAULTED))
@@ -191,6 +191,12 @@ class Merge:
         """Partitions in which a fork was found."""
         return [p for p, state in enumerate(self._partitions) if state.stopped]
 
+    def fingerprints(self) -> set[bytes]:
+        """Tasks whose rows wait."""
+        return {
+            fingerprint for state in self._partitions for (fingerprint, _), pieces in state.pieces.items() if pieces
+        }
+
     def first_ms(self) -> int | None:
         """Log time of the earliest row in a complete bucket, None when no complete bucket holds a row."""
         fronts = [
@@ -233,12 +239,13 @@ class Merge:
         """Where to go on after a restart: rows taken stay taken, all others come again."""
         return tuple(state.position(p) for p, state in enumerate(self._partitions))
 
-    def taken(self) -> tuple[Position, ...]:
-        """What was taken, as a function of the log alone (not of how far was read): goes into the manifest."""
-        return tuple(
-            Position(p, state.taken_offset, self.done_ms, state.position(p).hwm)
-            for p, state in enumerate(self._partitions)
-        )
+    def taken(self, end_ms: int) -> tuple[Position, ...]:
+        """What was taken up to `end_ms`, a function of the log and not of how far it was read: for the manifest."""
+        positions = []
+        for p, state in enumerate(self._partitions):
+            hwm = {c: hwm for c, hwm in state.position(p).hwm.items() if hwm != START and c[1] == KIND_TRANSITION}
+            positions.append(Position(p, state.taken_offset, end_ms, hwm))
+        return tuple(positions)
 
     def ahead(self) -> list[int]:
         """Partitions that may be paused while too many bytes wait: all but the slowest (join.md rule 14)."""

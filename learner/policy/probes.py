@@ -61,7 +61,7 @@ class ProbeInputs:
 def row_sizes(features: FeatureColumns) -> npt.NDArray[np.int64]:
     """Bytes that each row takes among the probes, scores and integers included; (N,)."""
     num_candidates = features.num_candidates.astype(np.int64)
-    sizes = 8 + 4 * features.context.shape[1] + 13 * num_candidates
+    sizes: npt.NDArray[np.int64] = 8 + 4 * features.context.shape[1] + 13 * num_candidates
     if len(features.action_keys) or len(features.actions):
         sizes += num_candidates * (8 + 4 * features.actions.shape[1])
     if len(features.context_token_counts):

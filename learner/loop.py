@@ -1,0 +1,325 @@
+"""Loop: the learner's process, from start to SIGTERM. Reads, learns, cuts, hands over, checkpoints; decides nothing.
+
+Start: the folder is locked, the topics are checked, the newest good checkpoint is restored (or a new history begins),
+and what has been published already is looked up. Then the loop: read what is there, offer it to the merge, let the
+namespace's learner advance, submit snapshots, now and then a checkpoint. Log time alone decides results; the wall
+clock decides only how often a checkpoint is written and which snapshots of a catch-up are uploaded.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from learner import checkpoint, environment, metrics
+from learner.consume import Received, TransitionsReader, require_topics
+from learner.definitions import Definitions
+from learner.merge import Alarm
+from learner.namespace import RowLearner, Snapshot, UnknownTask
+from learner.publish import Publisher
+from learner.restore import Restored, restore, to_checkpoint
+from learner.settings import LearnerSettings
+from schemas.blocks import TransitionBlock
+from schemas.codec import BadRecord, decode
+from schemas.errors import UserError
+from schemas.records import Progress
+from schemas.registry import open_registry
+from schemas.signing_keys import load_private_key
+from schemas.task import Namespace, Task
+from schemas.telemetry import MetricsServer
+from schemas.topics import topic
+
+log = logging.getLogger(__name__)
+
+TOPICS = ("tasks", "transitions", "snapshots", "snapshot-chunks")
+READ_S = 0.05
+"""Longest wait for a record; SIGTERM is seen after it."""
+HOUSEKEEPING_S = 0.25
+START_S_MAX = 15.0
+BEHIND_RECORDS = 64
+"""The slowest partition has more than these unread: catch-up, and only the newest snapshot is worth an upload."""
+BEHIND_PUBLISH_S = 5.0
+"""Even a long catch-up serves something this often."""
+STUCK_S = 120.0
+ALARM_S = 10.0
+"""One log line per kind and partition in this time; all are counted."""
+
+
+class Loop:
+    """One learner process. `run` returns when `stop` is set."""
+
+    def __init__(self, settings: LearnerSettings, stop: threading.Event) -> None:
+        self._settings, self._stop = settings, stop
+        self.metrics = metrics.make()
+        self._beat = time.monotonic()
+        self._deferred: Snapshot | None = None
+        self._published_at = 0.0
+        self._blocked: bytes | None = None
+        self._alarmed: dict[tuple[str, int], float] = {}
+        self._writing: Future[None] | None = None
+        self._written_at = time.monotonic()
+        self._written_cut = 0
+        self._dirty = False
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+
+    def run(self, make: Callable[[Task], RowLearner] | None = None) -> int:
+        """Learn until stopped; returns the exit code. `make` builds a task's learner (the tests have their own).
+
+        Raises UserError for what only the user can put right.
+        """
+        settings = self._settings
+        device = environment.configure(settings.threads, settings.device)
+        lock = checkpoint.open_folder(settings.checkpoints)
+        try:
+            key = signing_key(settings)
+            self._registry = open_registry(settings.schema_registry_url)
+            topics = require_topics(settings, [topic(settings.namespace, name) for name in TOPICS])
+            identity = topics[topic(settings.namespace, "transitions")]
+            self._definitions = Definitions(settings, self._registry)
+            self._definitions.read_to_end(START_S_MAX)
+            namespace = self._wait_for_namespace()
+            if namespace is None:
+                return 0
+            self._check_partitions(namespace, identity.num_partitions)
+            self._topic_id = identity.topic_id
+            described = environment.describe(settings.threads, device)
+            restored = restore(
+                settings, self._registry, self._definitions, namespace, identity, described, make or _make(device)
+            )
+            self._begin(restored, Publisher(settings, self._registry, key, self.metrics, settings.reupload_s))
+            return self._serve()
+        finally:
+            self._writer.shutdown()
+            os.close(lock)
+
+    def _wait_for_namespace(self) -> Namespace | None:
+        """The applied namespace; waits for the first apply. None when stopped meanwhile."""
+        told = False
+        while self._definitions.namespace is None:
+            if self._stop.is_set():
+                return None
+            if not told:
+                log.warning("nothing is applied yet; waiting for `headrace apply headrace.toml`")
+                told = True
+            self._definitions.poll(0.2)
+        return self._definitions.namespace
+
+    def _check_partitions(self, namespace: Namespace, found: int) -> None:
+        if found != namespace.partitions:
+            raise UserError(
+                f"topic {topic(self._settings.namespace, 'transitions')} has {found} partitions, the first apply wrote "
+                f"{namespace.partitions}",
+                "use a new namespace for another number of partitions, and drain this one",
+            )
+
+    def _begin(self, restored: Restored, publisher: Publisher) -> None:
+        self._merge, self._learner, self._published = restored.merge, restored.learner, restored.published
+        self._reader = TransitionsReader(self._settings, self._merge.positions())
+        self._publisher = publisher.start()
+        self._written_cut = self._learner.cut.number
+        if self._learner.last is not None:
+            self._offer_snapshot(self._learner.last)
+        if not self._stop.is_set():
+            log.info(
+                "learning from %s at cut %d, version %d published",
+                topic(self._settings.namespace, "transitions"),
+                self._learner.cut.number,
+                self._published.version,
+            )
+
+    def _serve(self) -> int:
+        server = MetricsServer(
+            self.metrics, self._settings.metrics_host, self._settings.metrics_port, self._live, self._ready
+        ).start()
+        log.info("metrics on http://%s:%d/metrics", self._settings.metrics_host, server.port)
+        try:
+            while not self._stop.is_set():
+                self._turn()
+            self._publisher.flush(3.0)
+            self._checkpoint(wait=True)
+            return 0
+        finally:
+            self._publisher.close()
+            self._reader.close()
+            self._definitions.close()
+            server.close()
+
+    def _turn(self) -> None:
+        """One round of the loop."""
+        messages = self._reader.read(READ_S)
+        started = time.monotonic()
+        for message in messages:
+            self._offer(message)
+        if messages or self._blocked is not None:
+            self._advance()
+            self.metrics.observe("headrace_learner_step_seconds", time.monotonic() - started)
+        if self._deferred is not None and not self._is_behind():
+            self._submit(self._deferred)
+        if started - self._beat > HOUSEKEEPING_S:
+            self._beat = started
+            self._keep_house()
+
+    def _offer(self, received: Received) -> None:
+        payload, partition, offset = received.payload, received.partition, received.offset
+        record: TransitionBlock | Progress | None = None
+        alarm: Alarm | None = None
+        try:
+            record = decode(payload, self._registry, expect=(TransitionBlock, Progress))
+        except BadRecord as error:
+            alarm = Alarm("malformed", partition, offset, f"{error.reason}: {error.detail}")
+        alarm = self._merge.offer(partition, offset, record, len(payload)) or alarm
+        if alarm is not None:
+            self._report(alarm)
+
+    def _report(self, alarm: Alarm) -> None:
+        self.metrics.add("headrace_learner_alarms", kind=alarm.kind, partition=alarm.partition)
+        now = time.monotonic()
+        if now - self._alarmed.get((alarm.kind, alarm.partition), -ALARM_S) >= ALARM_S:
+            self._alarmed[alarm.kind, alarm.partition] = now
+            name = topic(self._settings.namespace, "transitions")
+            log.error("%s: %s[%d] offset %d: %s", alarm.kind, name, alarm.partition, alarm.offset, alarm.detail)
+
+    def _advance(self) -> None:
+        """Learn what is complete; snapshots on the way are submitted, or deferred while there is more to read."""
+        rows_before = sum(self._learner.num_accepted.values())
+        started = time.monotonic()
+        try:
+            for snapshot in self._learner.advance(self._merge):
+                self.metrics.observe("headrace_learner_cut_seconds", time.monotonic() - started)
+                self._offer_snapshot(snapshot)
+                self._dirty = True
+                self._checkpoint()
+                started = time.monotonic()
+                if self._stop.is_set():
+                    break
+            self._blocked = None
+        except UnknownTask as error:
+            if self._blocked != error.fingerprint:
+                log.error("%s; learning waits for it: apply the definition that the decisions were made under", error)
+            self._blocked = error.fingerprint
+            self._definitions.poll(0.05)
+        self._dirty = self._dirty or sum(self._learner.num_accepted.values()) != rows_before
+
+    def _offer_snapshot(self, snapshot: Snapshot) -> None:
+        """Submit, defer, or recognise as published already."""
+        version = snapshot.draft.version
+        entry = self._published.entries.get(version)
+        if entry is not None:
+            self._compare(snapshot, entry.sha256, entry.environment, entry.time_ms)
+        elif version <= self._published.version:
+            newest = self._published.newest
+            if newest is not None and newest.version == version:
+                self._compare(snapshot, newest.sha256, newest.environment, self._published.newest_time_ms)
+        elif self._is_behind() and time.monotonic() - self._published_at < BEHIND_PUBLISH_S:
+            if self._deferred is not None:
+                self.metrics.add("headrace_learner_snapshots_overtaken")
+            self._deferred = snapshot
+        else:
+            self._submit(snapshot)
+
+    def _submit(self, snapshot: Snapshot) -> None:
+        self._deferred = None
+        self._published_at = time.monotonic()
+        self._publisher.submit(snapshot)
+
+    def _compare(self, snapshot: Snapshot, digest: bytes, before: dict[str, str], time_ms: int) -> None:
+        """A cut that stands in the topic already: the same bytes, or an alarm."""
+        if digest == snapshot.draft.sha256:
+            self._publisher.adopt(snapshot, max(0.0, time.time() - time_ms / 1000))
+            return
+        changed = environment.differences(before, snapshot.draft.environment)
+        if not changed:
+            self.metrics.add("headrace_learner_equivocations")
+        log.log(
+            logging.WARNING if changed else logging.ERROR,
+            "version %d is published with sha256 %s…, made again here with %s…; the published one stays (%s)",
+            snapshot.draft.version,
+            digest.hex()[:16],
+            snapshot.draft.sha256.hex()[:16],
+            "; ".join(changed) or "same environment: bit identity is broken on this machine",
+        )
+
+    def _is_behind(self) -> bool:
+        times_ms, offsets = self._merge.times_ms, self._merge.next_offsets
+        slowest = times_ms.index(min(times_ms))
+        return self._reader.lag(slowest, offsets[slowest]) > BEHIND_RECORDS
+
+    def _keep_house(self) -> None:
+        self._definitions.poll(0)
+        over = self._merge.num_bytes > self._settings.waiting_bytes_max
+        under = self._merge.num_bytes < self._settings.waiting_bytes_max // 2
+        if over:
+            everyone = range(len(self._merge.times_ms))
+            self._reader.pause_only(everyone if self._blocked is not None else self._merge.ahead())
+        elif under:
+            self._reader.pause_only([])
+        self._measure()
+        if time.monotonic() - self._written_at > self._settings.checkpoint_s:
+            self._checkpoint()
+
+    def _measure(self) -> None:
+        gauge = self.metrics.set
+        for partition, (time_ms, offset) in enumerate(zip(self._merge.times_ms, self._merge.next_offsets, strict=True)):
+            gauge("headrace_learner_log_time_ms", max(0, time_ms), partition=partition)
+            gauge("headrace_learner_lag_records", self._reader.lag(partition, offset), partition=partition)
+        for bucket, count in self._learner.num_accepted.items():
+            gauge("headrace_learner_rows_accepted", count, bucket=bucket)
+        for fingerprint, count in self._learner.num_rows.items():
+            definition = self._definitions.find(bytes.fromhex(fingerprint))
+            gauge("headrace_learner_rows_learnt", count, task=definition.task.name if definition else fingerprint)
+        gauge("headrace_learner_waiting_bytes", self._merge.num_bytes)
+        gauge("headrace_learner_unknown_task", float(self._blocked is not None))
+        gauge("headrace_learner_cuts", self._learner.cut.number)
+
+    def _checkpoint(self, wait: bool = False) -> None:
+        """Write one when it is due (always with `wait`), beside learning. Raises UserError when the disk refuses."""
+        if self._writing is not None and (wait or self._writing.done()):
+            self._writing.result()
+            self._writing = None
+        settings, now = self._settings, time.monotonic()
+        due = now - self._written_at > settings.checkpoint_s
+        due = due or self._learner.cut.number - self._written_cut >= settings.checkpoint_cuts
+        if not self._dirty or self._writing is not None or not (wait or due):
+            return
+        self._dirty, self._written_at, self._written_cut = False, now, self._learner.cut.number
+        state = to_checkpoint(self._learner, self._merge, self._topic_id, self._registry)
+        log_ms = max(0, self._learner.cut.end_ms)
+
+        def write() -> None:
+            started = time.monotonic()
+            checkpoint.write(settings.checkpoints, state, settings.checkpoints_kept, settings.anchors_kept, log_ms)
+            self.metrics.observe("headrace_learner_checkpoint_seconds", time.monotonic() - started)
+
+        if wait:
+            write()
+        else:
+            self._writing = self._writer.submit(write)
+
+    def _live(self) -> str | None:
+        idle_s = time.monotonic() - self._beat
+        return f"the loop stands still since {idle_s:.0f} s" if idle_s > STUCK_S else None
+
+    def _ready(self) -> str | None:
+        stopped = self._merge.stopped
+        return f"a fork stopped partitions {stopped}" if stopped else None
+
+
+def signing_key(settings: LearnerSettings) -> Ed25519PrivateKey:
+    """The private key that snapshots are signed with. Raises UserError when there is none."""
+    if settings.signing_key is None:
+        raise UserError(
+            "no key to sign snapshots with", "make one with `headrace keys create` and set HEADRACE_SIGNING_KEY to it"
+        )
+    return load_private_key(settings.signing_key)
+
+
+def _make(device: str) -> Callable[[Task], RowLearner]:
+    from learner.update import TaskLearner
+
+    return lambda task: TaskLearner(task, device)

@@ -1,0 +1,104 @@
+"""Published: what the `snapshots` topic already holds when a learner starts.
+
+Owns the answer to three questions: up to which version has been published, under which bytes, and by which history.
+A learner that replays makes the same cuts again; here it finds that they stand in the topic already, and notices when
+its own bytes differ (equivocation: a machine, a library or a disk that is not what it was).
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+from confluent_kafka import Consumer, TopicPartition
+
+from learner.consume import ANSWER_S_MAX, received, watermarks
+from schemas.codec import BadRecord, decode
+from schemas.errors import UserError
+from schemas.records import SnapshotManifest
+from schemas.registry import Registry
+from schemas.settings import CommonSettings
+from schemas.topics import topic
+
+log = logging.getLogger(__name__)
+
+MANIFESTS_MAX = 20_000
+"""Newest messages read at a start without a checkpoint: enough to compare hours of replay, and read in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One version as published."""
+
+    sha256: bytes
+    environment: dict[str, str]
+    time_ms: int
+    """Append time of its manifest."""
+
+
+@dataclass(slots=True)
+class Published:
+    """Own channel's versions above the one asked for, and the newest manifest of all."""
+
+    entries: dict[int, Entry] = field(default_factory=dict)
+    newest: SnapshotManifest | None = None
+    newest_time_ms: int = 0
+    """Append time of `newest`."""
+
+    @property
+    def version(self) -> int:
+        """Highest version published, 0 for none."""
+        return self.newest.version if self.newest is not None else 0
+
+
+def read_published(settings: CommonSettings, registry: Registry, channel: str, after_version: int) -> Published:
+    """The channel's manifests above `after_version`, and the newest in any case.
+
+    Reads backwards in growing steps, at most `MANIFESTS_MAX` messages. Raises UserError when the broker is silent.
+    """
+    name = topic(settings.namespace, "snapshots")
+    options = {"group.id": f"{settings.namespace}.learner-published", "enable.auto.commit": False}
+    consumer = Consumer(settings.librdkafka(**options), logger=logging.getLogger("headrace.kafka"))
+    try:
+        low, high = watermarks(consumer, name, 0)
+        step = 64
+        while True:
+            start = max(low, high - step)
+            published = _read(consumer, name, registry, channel, start, high)
+            oldest = min(published.entries, default=after_version + 1)
+            if start == low or step >= MANIFESTS_MAX or oldest <= after_version:
+                break
+            step *= 8
+        published.entries = {v: entry for v, entry in published.entries.items() if v > after_version}
+        return published
+    finally:
+        consumer.close()
+
+
+def _read(consumer: Consumer, name: str, registry: Registry, channel: str, start: int, high: int) -> Published:
+    published = Published()
+    consumer.assign([TopicPartition(name, 0, start)])
+    offset = start
+    while offset < high:
+        message = consumer.poll(ANSWER_S_MAX)
+        if message is None:
+            raise UserError(
+                f"{name} was not read to its end", "see whether the broker is healthy: headrace broker status"
+            )
+        if message.error() is not None:
+            continue
+        found = received(message)
+        offset = found.offset + 1
+        try:
+            manifest = decode(found.payload, registry, expect=SnapshotManifest)
+        except BadRecord as error:
+            log.warning("%s offset %d is no manifest: %s", name, found.offset, error)
+            continue
+        assert isinstance(manifest, SnapshotManifest)
+        if manifest.channel != channel:
+            continue
+        entry = Entry(manifest.sha256, manifest.environment, found.time_ms)
+        published.entries.setdefault(manifest.version, entry)  # the first in the log is the one that readers took
+        if published.newest is None or manifest.version >= published.newest.version:
+            published.newest, published.newest_time_ms = manifest, found.time_ms
+    return published

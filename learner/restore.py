@@ -1,0 +1,151 @@
+"""Restore: from checkpoint and topics to a learner that goes on where its predecessor, or nobody, left off.
+
+Owns the document inside a checkpoint and the three ways to begin: at a checkpoint of this very log; anew at the log's
+beginning (the same history again: the same cuts, versions and bytes); or anew at what is left of the log (another
+history: its versions go on above the highest one published).
+"""
+
+from __future__ import annotations
+
+import logging
+from base64 import b64decode, b64encode
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from learner import checkpoint, environment
+from learner.checkpoint import Checkpoint
+from learner.consume import TopicIdentity, first_positions
+from learner.cuts import CutRules, CutState
+from learner.definitions import Definitions
+from learner.merge import Merge, Position
+from learner.namespace import NamespaceLearner, RowLearner, Snapshot, UnknownTask
+from learner.published import Published, read_published
+from learner.settings import LearnerSettings
+from schemas import codec
+from schemas.errors import UserError
+from schemas.records import SnapshotManifest
+from schemas.registry import Registry
+from schemas.task import Namespace, Task
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Where a process begins."""
+
+    merge: Merge
+    learner: NamespaceLearner
+    published: Published
+
+
+def restore(
+    settings: LearnerSettings,
+    registry: Registry,
+    definitions: Definitions,
+    namespace: Namespace,
+    identity: TopicIdentity,
+    described: dict[str, str],
+    make: Callable[[Task], RowLearner],
+) -> Restored:
+    """Begin at the newest good checkpoint of this log, else anew. Raises UserError."""
+    rules = CutRules(namespace.bucket_ms, namespace.publish_ms, settings.publish_bytes_per_s)
+    described = described | {
+        "bucket_ms": str(rules.bucket_ms),
+        "publish_ms": str(rules.publish_ms),
+        "publish_bytes_per_s": str(rules.publish_bytes_per_s),
+    }
+    found = checkpoint.newest(settings.checkpoints)
+    if found is not None and found.document["topic_id"] != identity.topic_id:
+        log.warning(
+            "the checkpoints in %s belong to another log (topic id %s, here %s): learning starts anew",
+            settings.checkpoints,
+            found.document["topic_id"],
+            identity.topic_id,
+        )
+        found = None
+    learner = NamespaceLearner(make, definitions.find, rules, CutState(), described, settings.channel)
+    if found is None:
+        positions = first_positions(settings, registry, identity.num_partitions)
+        published = read_published(settings, registry, settings.channel, 0)
+        learner.cut = start_of(positions, published)
+    else:
+        positions = _load(found, learner, registry)
+        published = read_published(settings, registry, settings.channel, learner.cut.version)
+        learner.cut = _rebased(learner.cut, published)
+        changed = environment.differences(found.document["environment"], described)
+        if changed:
+            log.warning("bits may differ from before the restart: %s", "; ".join(changed))
+    return Restored(Merge(identity.num_partitions, rules.bucket_ms, positions), learner, published)
+
+
+def start_of(positions: list[Position], published: Published) -> CutState:
+    """The cut state of a learner without a checkpoint."""
+    cut, newest = CutState.start(positions, 0), published.newest
+    if newest is None:
+        return cut
+    if newest.environment.get("genesis") == cut.genesis:
+        return replace(cut, version_base=newest.version - newest.cut_number)
+    log.warning(
+        "no checkpoint, and the log no longer begins where version %d's history does: learning starts anew, "
+        "versions go on at %d",
+        newest.version,
+        newest.version + 1,
+    )
+    return replace(cut, version_base=newest.version)
+
+
+def _rebased(cut: CutState, published: Published) -> CutState:
+    """Another history was published since this checkpoint was written: go on above it."""
+    newest = published.newest
+    if newest is None or newest.environment.get("genesis") == cut.genesis or newest.version <= cut.version:
+        return cut
+    log.warning("version %d was published by another history: versions go on above it", newest.version)
+    return replace(cut, version_base=newest.version - cut.number)
+
+
+def to_checkpoint(learner: NamespaceLearner, merge: Merge, topic_id: str, registry: Registry) -> Checkpoint:
+    """Everything that decides the future, as owned copies."""
+    arrays, values = learner.state()
+    document: dict[str, Any] = {
+        "format": 1,
+        "topic_id": topic_id,
+        "environment": learner.environment,
+        "learner": values,
+        "positions": [_to_json(position) for position in merge.positions()],
+    }
+    if learner.last is not None:
+        document["draft"] = b64encode(codec.encode(learner.last.draft, registry)).decode()
+        arrays["last/payload"] = np.frombuffer(learner.last.payload, np.uint8)
+    return Checkpoint(arrays, document)
+
+
+def _load(found: Checkpoint, learner: NamespaceLearner, registry: Registry) -> list[Position]:
+    document = found.document
+    arrays = dict(found.arrays)
+    payload = arrays.pop("last/payload", None)
+    try:
+        learner.load_state(arrays, document["learner"])
+    except UnknownTask as error:
+        raise UserError(
+            f"the checkpoint holds a task that the tasks topic does not: {error.fingerprint.hex()}",
+            "apply its definition again, or move the checkpoint folder away to learn anew from the log",
+        ) from error
+    if payload is not None:
+        draft = codec.decode(b64decode(document["draft"]), registry, expect=SnapshotManifest)
+        assert isinstance(draft, SnapshotManifest)
+        learner.last = Snapshot(draft, payload.tobytes())
+    return [_of_json(value) for value in document["positions"]]
+
+
+def _to_json(position: Position) -> dict[str, Any]:
+    hwm = [[fingerprint.hex(), kind, mark] for (fingerprint, kind), mark in sorted(position.hwm.items())]
+    return {"partition": position.partition, "offset": position.offset, "time_ms": position.time_ms, "hwm": hwm}
+
+
+def _of_json(value: dict[str, Any]) -> Position:
+    hwm = {(bytes.fromhex(fingerprint), kind): mark for fingerprint, kind, mark in value["hwm"]}
+    return Position(value["partition"], value["offset"], value["time_ms"], hwm)
