@@ -31,15 +31,21 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def user_error(error: ValidationError, raw: Any, where: str) -> UserError:
     """One UserError for all mistakes found in `raw` (the parsed file), each with the path of its key."""
-    found = error.errors()
-    lines = [f"{_path(item['loc'], raw)}: {_explain(item)}" for item in found[:_MOST]]
+    paths = [(_path(item["loc"], raw), item) for item in error.errors()]
+    # each member of a union complains: keep what was said about the deepest key
+    found = [
+        (path, task, item)
+        for (path, task), item in paths
+        if not any(other.startswith(f"{path}.") for (other, _), _ in paths)
+    ]
+    lines = [f"{path or 'the file'}{task}: {_explain(item)}" for path, task, item in found[:_MOST]]
     if len(found) > _MOST:
         lines.append(f"and {len(found) - _MOST} more")
     return UserError(f"{where}: " + "\n  ".join(lines), _REMEDY)
 
 
-def _path(location: tuple[int | str, ...], raw: Any) -> str:
-    """Key path as a user would write it; steps that pydantic adds for the members of unions are left out."""
+def _path(location: tuple[int | str, ...], raw: Any) -> tuple[str, str]:
+    """(key path as a user would write it, the task it is in); pydantic's steps for members of unions are left out."""
     path, task, here = "", "", raw
     for depth, step in enumerate(location):
         if isinstance(step, int) and isinstance(here, list):
@@ -52,7 +58,7 @@ def _path(location: tuple[int | str, ...], raw: Any) -> str:
             here = here[step]
         elif isinstance(here, dict) and depth == len(location) - 1 and step not in _UNION_STEPS:
             path += f".{step}"
-    return (path.removeprefix(".") or "the file") + task
+    return path.removeprefix("."), task
 
 
 _UNION_STEPS = ("number", "boolean", "category", "text", "vector", "PathTable", "str", "float", "list", "dict")

@@ -124,7 +124,7 @@ def _check(table: type[SomeTable], raw: Any, where: str) -> SomeTable:
 def _json(canonical: str, where: str) -> Any:
     try:
         return json.loads(canonical)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is no JSON: {error}", "publish it again: headrace apply headrace.toml") from error
 
 

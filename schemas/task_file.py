@@ -8,6 +8,7 @@ Simplification: the only kind of task is `choice`; others are refused by name.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -60,13 +61,13 @@ def _feature_value(value: object) -> object:
     """A feature value as JSON has it; whole numbers become floats so that 1 and 1.0 are one definition."""
     if isinstance(value, bool | str):
         return value
-    if isinstance(value, int | float):
+    if isinstance(value, int | float) and math.isfinite(value):
         return float(value)
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return value
-    if isinstance(value, list) and all(isinstance(item, int | float) and not isinstance(item, bool) for item in value):
+    if isinstance(value, list) and all(type(item) in (int, float) and math.isfinite(item) for item in value):
         return [float(item) for item in value]
-    raise ValueError("expected a number, text, true or false, a list of texts or a list of numbers")
+    raise ValueError("expected a finite number, text, true or false, a list of texts or a list of numbers")
 
 
 Duration = Annotated[int, BeforeValidator(duration_ms), PlainSerializer(lambda ms: f"{ms}ms")]
@@ -227,10 +228,10 @@ class TaskFile(Table):
         _refuse_twins("guardrail", [guardrail.name for guardrail in self.guardrails])
         for action in self.actions:
             for name in action.features:
-                if name not in self.action:
+                if name not in self.action and not any(name in rule.allow_if for rule in self.guardrails):
                     raise ValueError(
-                        f"action {action.id!r} has the feature {name!r}, which [tasks.action] does not declare"
-                        f"{did_you_mean(name, self.action)}"
+                        f"action {action.id!r} has the feature {name!r}, which neither [tasks.action] nor a guardrail "
+                        f"knows{did_you_mean(name, self.action)}"
                     )
         if self.baseline is not None and ids and self.baseline not in ids:
             raise ValueError(f"baseline {self.baseline!r} is none of the actions{did_you_mean(self.baseline, ids)}")
