@@ -10,7 +10,7 @@ row by row (the caller leaves rows flagged `cut` alone).
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from schemas.blocks import I32, PROPENSITY_ONE, DecisionBlock, OutcomeBlock
 from schemas.keys import action_key
 from schemas.records import OUTCOME_BUCKETS, DecisionBucket
-from schemas.task import Task, TaskTable
+from schemas.task import Reward, Task, TaskTable
 
 Key = tuple[int, int]
 Bools = npt.NDArray[np.bool_]
@@ -63,6 +63,7 @@ class Happened:
     subject: int
     decision: Key
     action: int
+    slot: int
     type: str
     value: float
     bucket: str = ""
@@ -217,6 +218,7 @@ def _outcomes(
                 subject=int(block.subject_keys[row]),
                 decision=(int(block.decision_keys[row, 0]), int(block.decision_keys[row, 1])),
                 action=int(block.action_keys[row]),
+                slot=int(block.slots[row]),
                 type=block.type_names[int(block.types[row])],
                 value=float(block.values[row]),
             )
@@ -262,8 +264,8 @@ def _settle(decided: Sequence[Decided], happened: Sequence[Happened], tasks: Tas
 def _settle_for(task: str, outcome: Happened, eligible: Sequence[Decided], named: bool, now: int) -> str:
     """What one task makes of an outcome: used, conflict, pending or nothing."""
     mine = [each for each in eligible if each.task.name == task]
-    if not named and outcome.action:
-        mine = [each for each in mine if outcome.action in each.chosen]
+    if not named:
+        mine = [each for each in mine if _agrees(outcome, each)]
     window = [(each, _window(each.task, outcome.type) or 0) for each in mine]
     earlier = [e for e, w in window if e.position < outcome.position and outcome.time_ms <= e.time_ms + w]
     after = [
@@ -275,11 +277,18 @@ def _settle_for(task: str, outcome: Happened, eligible: Sequence[Decided], named
     if match is None:
         longest = max((each.reward.backward_ms for each in _tasks_named(task, eligible)), default=0)
         return "pending" if now <= outcome.time_ms + longest else ""
-    if outcome.action and outcome.action not in match.chosen:
+    if outcome.subject != match.subject:
+        return "conflict"
+    if not _agrees(outcome, match):
         match.disputed = True
         return "conflict"
     match.used.append(outcome)
     return "used"
+
+
+def _agrees(outcome: Happened, decision: Decided) -> bool:
+    """Whether what the outcome says was shown is what was decided; there is one slot, 0."""
+    return outcome.slot in (-1, 0) and (not outcome.action or outcome.action in decision.chosen)
 
 
 def _tasks_named(name: str, eligible: Sequence[Decided]) -> list[Task]:
@@ -293,7 +302,9 @@ def _first_of(found: Sequence[str], outcome: Happened, near: Sequence[Decided], 
         if bucket in found:
             return bucket
     late = any(
-        each.position < outcome.position and outcome.time_ms - each.time_ms <= 2 * each.task.reward.window_ms
+        each.position < outcome.position
+        and outcome.time_ms - each.time_ms <= 2 * each.task.reward.window_ms
+        and _window(each.task, outcome.type) is not None
         for each in near
     )
     return "late" if late else "orphan"
@@ -341,15 +352,22 @@ def _verdict(each: Decided) -> Verdict:
 
 
 def _reward(each: Decided) -> float:
-    """Rule 4: aggregate per type, weighted sum, clipped; the default when nothing came."""
-    reward = each.task.reward
-    if not each.used:
+    """Rule 4 for one decision: its outcomes in log order."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for outcome in sorted(each.used, key=lambda used: used.position):
+        values[outcome.type].append(outcome.value)
+    return reward_of(each.task.reward, values)
+
+
+def reward_of(reward: Reward, values: Mapping[str, Sequence[float]]) -> float:
+    """Rule 4: aggregate per type, weighted sum, clipped; the default when nothing came.
+
+    `values` holds the outcomes' values per type, in log order.
+    """
+    counted = [kind for kind in reward.types if values.get(kind.name)]
+    if not counted:
         return reward.default
-    total = 0.0
-    for kind in reward.types:
-        values = [outcome.value for outcome in sorted(each.used, key=lambda o: o.position) if outcome.type == kind.name]
-        if values:
-            total += kind.weight * _aggregate(kind.aggregate, values)
+    total = sum(kind.weight * _aggregate(kind.aggregate, values[kind.name]) for kind in counted)
     return min(max(total, reward.min), reward.max)
 
 

@@ -1,0 +1,117 @@
+"""`headrace apply`: publish what a headrace.toml declares, so that every process follows it.
+
+Owns the order: journal retention is raised before a longer window goes live (join.md rule 16), the partition count is
+written once and never changed (rule 15), a definition that is replaced is retired after its successor stands.
+"""
+
+from __future__ import annotations
+
+from confluent_kafka import Producer
+
+from deploy import topics
+from deploy.definitions import Definitions, read_definitions
+from schemas.codec import encode
+from schemas.errors import UserError
+from schemas.records import TaskRecord
+from schemas.registry import open_registry
+from schemas.settings import CommonSettings
+from schemas.task import Project, fingerprint_of
+from schemas.topics import topic
+
+FLUSH_S = 20.0
+
+
+def apply(settings: CommonSettings, project: Project, retire: tuple[str, ...] = ()) -> list[str]:
+    """Publish `project`; `retire` names tasks or source topics that shall decide or map no more.
+
+    Returns one line per change, none when everything stood already. Raises `UserError` when topics are missing, the
+    partition count differs from the first apply's, or a name to retire is not applied.
+    """
+    missing = [fault for fault in topics.check(settings, project) if "missing" in fault.message]
+    if missing:
+        raise UserError(missing[0].message, "create the topics first: headrace topics apply headrace.toml")
+    standing = read_definitions(settings)
+    _refuse_other_partitions(standing, project)
+    changes = topics.apply(settings, topics.project_with(project, standing.table))
+    records = [*wanted_records(standing, project), *_retired(standing, retire)]
+    _publish(settings, records)
+    return changes + [f"{'retired' if each.retired else 'applied'} {each.kind} {each.task}" for each in records]
+
+
+def wanted_records(standing: Definitions, project: Project) -> list[TaskRecord]:
+    """Records that are new or changed, then the retirements of what they replace. Pure."""
+    namespace = project.namespace
+    wanted = [_record(namespace.canonical, namespace.name, "namespace")]
+    wanted += [TaskRecord(task.fingerprint, task.name, "task", task.canonical) for task in project.tasks]
+    wanted += [_record(source.canonical, source.topic, "source") for source in project.sources]
+    fresh = [each for each in wanted if not _stands(standing, each)]
+    replaced = [
+        TaskRecord(old.fingerprint, old.task, old.kind, old.definition, retired=True)
+        for each in fresh
+        for old in standing.records.values()
+        if each.kind == "task" == old.kind and old.task == each.task and not old.retired
+        if old.fingerprint != each.fingerprint
+    ]
+    return fresh + replaced
+
+
+def _stands(standing: Definitions, record: TaskRecord) -> bool:
+    """Whether it is in force as it is."""
+    if record.kind == "task":
+        current = standing.table.named(record.task)
+        return current is not None and current.fingerprint == record.fingerprint
+    if record.kind == "source":
+        source = standing.sources.get(record.task)
+        return source is not None and source.canonical == record.definition
+    return standing.namespace is not None and standing.namespace.canonical == record.definition
+
+
+def _record(canonical: str, name: str, kind: str) -> TaskRecord:
+    return TaskRecord(fingerprint_of(canonical), name, kind, canonical)
+
+
+def _refuse_other_partitions(standing: Definitions, project: Project) -> None:
+    """Rule 15: P is fixed at the first apply."""
+    if standing.namespace is not None and standing.namespace.partitions != project.namespace.partitions:
+        raise UserError(
+            f"namespace {project.namespace.name} was first applied with {standing.namespace.partitions} partitions, "
+            f"the file says {project.namespace.partitions}",
+            "correct namespace.partitions, or use a new namespace: subjects would move between partitions",
+        )
+
+
+def _retired(standing: Definitions, names: tuple[str, ...]) -> list[TaskRecord]:
+    """Retirements that the user asked for by name."""
+    records = []
+    for name in names:
+        task, source = standing.table.named(name), standing.sources.get(name)
+        if task is not None:
+            records.append(TaskRecord(task.fingerprint, name, "task", task.canonical, retired=True))
+        elif source is not None:
+            records.append(TaskRecord(fingerprint_of(source.canonical), name, "source", source.canonical, retired=True))
+        else:
+            applied = [each.name for each in standing.table.current] + sorted(standing.sources)
+            raise UserError(
+                f"cannot retire {name!r}: no task or source of that name is applied",
+                f"name one of: {', '.join(applied) or '(nothing is applied)'}",
+            )
+    return records
+
+
+def _publish(settings: CommonSettings, records: list[TaskRecord]) -> None:
+    """Write the records in order and wait for their acks."""
+    registry = open_registry(settings.schema_registry_url)
+    producer = Producer(settings.librdkafka(**{"acks": "all", "enable.idempotence": True}))
+    failed: list[str] = []
+    for record in records:
+        producer.produce(
+            topic(settings.namespace, "tasks"),
+            encode(record, registry),
+            record.fingerprint,
+            on_delivery=lambda error, _: failed.append(str(error)) if error else None,
+        )
+    if producer.flush(FLUSH_S) or failed:
+        raise UserError(
+            f"the definitions were not all written: {failed[0] if failed else 'the broker does not answer'}",
+            "run the same command again; what is written already stays",
+        )

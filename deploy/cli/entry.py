@@ -1,0 +1,95 @@
+"""The command's root: global flags, groups, and how errors reach people.
+
+A `UserError` is one sentence and its remedy on stderr, exit code 1. Anything else is our own mistake: one line, exit
+code 70, the traceback only with ``--debug`` (or HEADRACE_DEBUG=1).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import click
+import typer
+
+from schemas.errors import UserError
+
+EXIT_USER = 1
+EXIT_INTERNAL = 70
+"""sysexits.h EX_SOFTWARE."""
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="headrace",
+    help="Events in, better decisions out, while they happen. Everything passes through Kafka.\n\n"
+    "First steps:\n\n"
+    "    headrace demo                     # see it learn, on a broker of its own\n\n"
+    "    headrace up headrace.toml         # everything for development in one terminal\n\n"
+    '    headrace ask \'{"text": "my card is lost"}\'    # a decision from the shell',
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.", envvar="HEADRACE_DEBUG")] = False,
+) -> None:
+    """Keep global flags."""
+    os.environ["HEADRACE_DEBUG"] = "1" if debug else ""
+
+
+for _group in ("broker", "topics", "keys", "apply", "running", "exchange", "status", "lint", "audit", "demo"):
+    importlib.import_module(f"deploy.cli.{_group}").register(app)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit. Raises SystemExit."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """The exit code of one command line; everything wrong is told on stderr."""
+    try:
+        code = app(arguments, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except UserError as error:
+        _traceback_if_asked()
+        print(f"headrace: {error.message}.\n  {_sentence(error.remedy)}", file=sys.stderr)
+        return EXIT_USER
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # `headrace … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_USER
+    except Exception as error:
+        _traceback_if_asked()
+        text = " ".join(str(error).split()) or "no message"
+        print(
+            f"headrace: a mistake of headrace's own: {type(error).__name__}: {text}.\n"
+            "  Run it again with `headrace --debug …` and report what it shows.",
+            file=sys.stderr,
+        )
+        return EXIT_INTERNAL
+
+
+def _sentence(text: str) -> str:
+    """Capital first, full stop last; commands inside stay as they are."""
+    shown = text[:1].upper() + text[1:] if not text.startswith("headrace ") else text
+    return shown if shown.endswith((".", "`")) else f"{shown}."
+
+
+def _traceback_if_asked() -> None:
+    if os.environ.get("HEADRACE_DEBUG"):
+        traceback.print_exc()

@@ -1,0 +1,185 @@
+"""`headrace worker`, `headrace learn` and `headrace up`: the processes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploy.cli.options import Bootstrap, Namespace, StateDir, common
+from schemas.errors import UserError
+from schemas.settings import load_settings
+
+ROLES = ("ingest", "decide", "join")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("worker")(worker)
+    app.command("learn")(learn)
+    app.command("up")(up)
+
+
+def _log_to_stderr() -> None:
+    level = os.environ.get("HEADRACE_LOG_LEVEL", "INFO").upper()
+    if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise UserError(f"setting HEADRACE_LOG_LEVEL: no level {level!r}", "use DEBUG, INFO, WARNING or ERROR")
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+
+
+def worker(
+    roles: Annotated[
+        list[str] | None, typer.Argument(help="Any of ingest, decide, join; all without one.", show_default=False)
+    ] = None,
+    bootstrap: Bootstrap = None,
+    namespace: Namespace = None,
+    state_dir: StateDir = None,
+    public_key: Annotated[
+        Path | None,
+        typer.Option(help="Key that snapshots must be signed with. Else HEADRACE_PUBLIC_KEY.", show_default=False),
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(help="Port of /metrics, /live, /ready. Else HEADRACE_METRICS_PORT, else any.", show_default=False),
+    ] = None,
+    insecure_dev: Annotated[
+        bool, typer.Option("--insecure-dev", help="decide: take snapshots without checking a signature.")
+    ] = False,
+    declare_gap: Annotated[
+        bool, typer.Option("--declare-gap", help="join: go on although the journal lost records; audit counts them.")
+    ] = False,
+) -> None:
+    """Serve: users' events into the journal (ingest), decisions (decide), transitions (join).
+
+    Every role scales by starting more processes. SIGTERM finishes the batch and ends within 10 s.
+
+    Examples:
+
+        headrace worker decide --public-key headrace.public.pem
+
+        headrace worker ingest join
+    """
+    wanted = tuple(dict.fromkeys(roles or ROLES))
+    for role in wanted:
+        if role not in ROLES:
+            raise UserError(f"no role {role!r}", f"name any of {', '.join(ROLES)}")
+    flags = {
+        "bootstrap": bootstrap,
+        "namespace": namespace,
+        "state_dir": state_dir,
+        "public_key": public_key,
+        "metrics_port": metrics_port,
+    }
+    if "decide" in wanted and len(wanted) > 1:
+        raise typer.Exit(_apart(wanted, flags, insecure_dev, declare_gap))
+    _log_to_stderr()
+    if wanted == ("decide",):
+        from streams import decider
+
+        settings = load_settings(decider.DeciderSettings, **flags, insecure_dev=insecure_dev or None)
+        raise typer.Exit(decider.run(settings))
+    from streams import app
+    from streams.settings import WorkerSettings
+
+    raise typer.Exit(app.run(set(wanted), load_settings(WorkerSettings, **flags, declare_gap=declare_gap or None)))
+
+
+def _apart(wanted: tuple[str, ...], flags: dict[str, object], insecure_dev: bool, declare_gap: bool) -> int:
+    """decide answers people who wait: it never shares a process with the others."""
+    from deploy.supervisor import Supervisor
+
+    if flags.get("metrics_port"):
+        raise UserError(
+            "--metrics-port names one port, but decide runs in a process of its own", "start the roles one by one"
+        )
+    given = [
+        text
+        for name, value in flags.items()
+        if value is not None
+        for text in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    others = [role for role in wanted if role != "decide"]
+    with Supervisor() as supervisor:
+        supervisor.start("+".join(others), ["worker", *others, *given, *(["--declare-gap"] if declare_gap else [])])
+        supervisor.start("decide", ["worker", "decide", *given, *(["--insecure-dev"] if insecure_dev else [])])
+        return supervisor.wait()
+
+
+def learn(
+    bootstrap: Bootstrap = None,
+    namespace: Namespace = None,
+    state_dir: StateDir = None,
+    signing_key: Annotated[
+        Path | None,
+        typer.Option(help="Private key that signs snapshots. Else HEADRACE_SIGNING_KEY.", show_default=False),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu or cuda. Else HEADRACE_DEVICE, else auto.", show_default=False)
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(help="Port of /metrics, /live, /ready. Else HEADRACE_METRICS_PORT, else any.", show_default=False),
+    ] = None,
+) -> None:
+    """Learn from the transitions and publish signed snapshots. One process per namespace.
+
+    Needs torch:  pip install 'headrace[learner]'
+
+    Example:  headrace learn --signing-key headrace.private.pem
+    """
+    _log_to_stderr()
+    from learner.__main__ import main
+    from learner.settings import LearnerSettings
+
+    settings = load_settings(
+        LearnerSettings,
+        bootstrap=bootstrap,
+        namespace=namespace,
+        state_dir=state_dir,
+        signing_key=signing_key,
+        device=device,
+        metrics_port=metrics_port,
+    )
+    raise typer.Exit(main(settings))
+
+
+def up(
+    file: Annotated[Path, typer.Argument(help="What to decide: a headrace.toml.")] = Path("headrace.toml"),
+    port: Annotated[int, typer.Option(help="Port of our own broker; 0 takes a free one.", min=0, max=65535)] = 9092,
+    bootstrap: Annotated[
+        str | None, typer.Option(help="Use this cluster instead. Else HEADRACE_BOOTSTRAP.", show_default=False)
+    ] = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Everything for development in one terminal: broker, topics, keys, definitions, workers, learner. Ctrl-C ends it.
+
+    Examples:
+
+        headrace up headrace.toml
+
+        headrace up examples/support/headrace.toml --port 0
+    """
+    from deploy import stack
+    from deploy.supervisor import Supervisor
+    from schemas.task import load
+
+    project = load(file)
+    settings = common(bootstrap, project.namespace.name, state_dir=state_dir)
+    existing = bootstrap or os.environ.get("HEADRACE_BOOTSTRAP") or None
+    with Supervisor() as supervisor:
+        ready = stack.prepare(project, settings.state_dir, existing, port, settings.kafka_options)
+        try:
+            print(f"headrace {project.namespace.name}: broker at {ready.settings.bootstrap}, ", end="", file=sys.stderr)
+            print(f"tasks {', '.join(task.name for task in project.tasks)}; Ctrl-C ends everything.", file=sys.stderr)
+            if ready.settings.bootstrap != settings.bootstrap:
+                print(f"  export HEADRACE_BOOTSTRAP={ready.settings.bootstrap}", file=sys.stderr)
+            ready.start(supervisor)
+            code = supervisor.wait()
+        finally:
+            supervisor.end()
+            ready.close()
+    raise typer.Exit(code)

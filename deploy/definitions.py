@@ -1,0 +1,83 @@
+"""What is applied to a namespace: read the `tasks` topic once, to its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from deploy import reading
+from schemas.codec import decode
+from schemas.errors import UserError
+from schemas.records import TaskRecord
+from schemas.registry import Registry, open_registry
+from schemas.settings import CommonSettings
+from schemas.task import Namespace, Source, Task, TaskTable
+from schemas.topics import topic
+
+
+@dataclass(slots=True)
+class Definitions:
+    """Everything that `headrace apply` has written."""
+
+    table: TaskTable = field(default_factory=TaskTable)
+    namespace: Namespace | None = None
+    sources: dict[str, Source] = field(default_factory=dict)
+    """Live source mappings by topic."""
+    records: dict[bytes, TaskRecord] = field(default_factory=dict)
+    """Newest record per fingerprint."""
+
+    @property
+    def look_back_ms(self) -> int:
+        """L = D + Wmax + bwmax (join.md)."""
+        return self.table.dedupe_ms + self.table.max_window_ms + self.table.max_backward_ms
+
+    def live(self, name: str) -> Task | None:
+        """The task that decides under this name."""
+        return self.table.named(name)
+
+    def require_task(self, name: str | None) -> Task:
+        """The task called `name`, or the only one. Raises `UserError` that lists what there is."""
+        names = [task.name for task in self.table.current]
+        if name is None and len(names) == 1:
+            name = names[0]
+        task = self.table.named(name) if name else None
+        if task is None:
+            wanted = f"no task {name!r} is applied" if name else f"{len(names)} tasks are applied, name one"
+            raise UserError(
+                f"{wanted} (applied: {', '.join(names) or 'none'})",
+                "apply it with `headrace apply headrace.toml`, or correct --task",
+            )
+        return task
+
+
+def read_definitions(settings: CommonSettings, registry: Registry | None = None) -> Definitions:
+    """Everything applied so far. Raises `UserError` when broker or topic is missing."""
+    registry = registry or open_registry(settings.schema_registry_url)
+    found = Definitions()
+    for entry in reading.read_all(settings, topic(settings.namespace, "tasks"), [0]):
+        record = decode(entry.value, registry, expect=TaskRecord)
+        if isinstance(record, TaskRecord):
+            _take(found, record)
+    return found
+
+
+def _take(found: Definitions, record: TaskRecord) -> None:
+    """Later records win; a definition is never forgotten, decisions made under it may still be open."""
+    found.records[record.fingerprint] = record
+    if record.kind == "namespace":
+        found.namespace = Namespace.from_canonical(record.definition)
+    elif record.kind == "source":
+        source = Source.from_canonical(record.definition)
+        if record.retired:
+            found.sources.pop(source.topic, None)
+        else:
+            found.sources[source.topic] = source
+    elif record.retired:
+        current = found.table.named(record.task)
+        task = Task.from_canonical(record.definition)
+        if task.fingerprint not in found.table:
+            found.table.add(task)
+            if current is not None:
+                found.table.add(current)
+        found.table.retire(record.fingerprint)
+    else:
+        found.table.add(Task.from_canonical(record.definition))

@@ -1,0 +1,195 @@
+"""Send one request or one outcome and wait for what becomes of it: for people at a shell, not for shops."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from confluent_kafka import Message, Producer, TopicPartition
+
+from deploy import reading
+from schemas.blocks import OutcomeBlock, TransitionBlock
+from schemas.codec import BadRecord, decode, decode_outcome, decode_request
+from schemas.errors import UserError
+from schemas.keys import decision_key
+from schemas.records import DeadLetter, Decision, DecisionBucket
+from schemas.registry import Registry, open_registry
+from schemas.settings import CommonSettings
+from schemas.topics import topic
+
+FOLLOW_WINDOW_S_MAX = 60.0
+"""`tell` waits for the reward only when the window ends soon."""
+
+
+class Tail:
+    """Reads some topics from their present ends, so that nothing sent afterwards is missed."""
+
+    def __init__(self, settings: CommonSettings, names: list[str]) -> None:
+        self._reader = reading.consumer(settings)
+        places = []
+        for name in names:
+            partitions = reading.partitions_of(self._reader, name, settings)
+            for partition, (_, end) in reading.bounds(self._reader, name, partitions).items():
+                places.append(TopicPartition(name, partition, end))
+        self._reader.assign(places)
+
+    def entries(self, timeout_s: float) -> Iterator[reading.Entry]:
+        """Messages as they come, until the time is up."""
+        deadline = time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0:
+            message = self._reader.poll(min(left, 0.1))
+            if message is not None and message.error() is None:
+                yield reading.entry_of(message)
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._reader.close()
+
+
+def ask(settings: CommonSettings, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    """Send `request` (fields of DecisionRequest; `decision_id` and `subject` may be left out), wait for its decision.
+
+    Raises `UserError` when it is refused (with the reason of its dead letter) or nothing answers in time.
+    """
+    registry = open_registry(settings.schema_registry_url)
+    identity = uuid.uuid4().hex[:12]
+    request = {"decision_id": f"ask-{identity}", "subject": f"shell-{identity}", **request}
+    value = _checked(request, lambda payload: decode_request(payload, registry), "request")
+    names = [topic(settings.namespace, name) for name in ("decisions", "dead-letters")]
+    tail = Tail(settings, names)
+    try:
+        sent = _send(settings, topic(settings.namespace, "requests"), str(request["subject"]), value)
+        for entry in tail.entries(timeout_s):
+            found = _decoded(entry, registry)
+            if isinstance(found, Decision) and found.decision_id == request["decision_id"]:
+                shown = {**asdict(found), "token": found.token.hex()}
+                return {**shown, "answered_in_ms": entry.time_ms - sent.time_ms}
+            _refuse_dead_letter(found, sent)
+    finally:
+        tail.close()
+    raise UserError(
+        f"no decision within {timeout_s:g} s for the request at {sent.where}",
+        "start a worker: `headrace worker decide` (or `headrace up`); `headrace status` shows who runs",
+    )
+
+
+def tell(settings: CommonSettings, outcome: dict[str, Any], timeout_s: float, window_s: float) -> dict[str, Any]:
+    """Send `outcome` (fields of Outcome), wait until it stands in the journal and, for a short window, for the reward.
+
+    Without `subject` the decision's is looked up. Raises `UserError` when the outcome is refused, its decision is not
+    found, or nothing takes it in time.
+    """
+    registry = open_registry(settings.schema_registry_url)
+    if not outcome.get("subject"):
+        outcome = {**outcome, "subject": subject_of(settings, registry, str(outcome.get("decision_id", "")))}
+    value = _checked(outcome, lambda payload: decode_outcome(payload, registry), "outcome")
+    names = [topic(settings.namespace, name) for name in ("journal", "transitions", "dead-letters")]
+    tail = Tail(settings, names)
+    told: dict[str, Any] = {"outcome": outcome, "journaled": None, "transition": None}
+    follows = bool(outcome.get("decision_id")) and 0 < window_s <= FOLLOW_WINDOW_S_MAX
+    try:
+        sent = _send(settings, topic(settings.namespace, "outcomes"), str(outcome["subject"]), value)
+        for entry in tail.entries(timeout_s + (window_s if follows else 0)):
+            found = _decoded(entry, registry)
+            _refuse_dead_letter(found, sent)
+            if isinstance(found, OutcomeBlock) and _holds(found, sent):
+                told["journaled"] = entry.where
+            if isinstance(found, TransitionBlock) and told["transition"] is None:
+                told["transition"] = _transition(found, str(outcome.get("decision_id")))
+            if told["journaled"] and (told["transition"] or not follows):
+                return told
+    finally:
+        tail.close()
+    if told["journaled"]:
+        return told
+    raise UserError(
+        f"the outcome at {sent.where} was not taken up within {timeout_s:g} s",
+        "start a worker: `headrace worker ingest join` (or `headrace up`); `headrace status` shows who runs",
+    )
+
+
+def subject_of(settings: CommonSettings, registry: Registry, decision_id: str) -> str:
+    """The subject of a decision in the `decisions` topic. Raises `UserError` when it is not there."""
+    if decision_id:
+        for entry in reading.read_all(settings, topic(settings.namespace, "decisions")):
+            found = _decoded(entry, registry)
+            if isinstance(found, Decision) and found.decision_id == decision_id:
+                return found.subject
+    raise UserError(
+        f"no decision {decision_id!r} in {topic(settings.namespace, 'decisions')}, and no --subject",
+        "name a decision that was answered, or the subject: it must equal the decision's",
+    )
+
+
+def _checked(fields: dict[str, Any], read: Callable[[bytes], object], kind: str) -> bytes:
+    """JSON of `fields`, refused here rather than in the dead letters when nobody could read it."""
+    value = json.dumps(fields, ensure_ascii=False).encode()
+    try:
+        read(value)
+    except BadRecord as error:
+        raise UserError(
+            f"the {kind} is malformed ({error.reason}): {error.detail}", "correct it and send it again"
+        ) from error
+    return value
+
+
+def _send(settings: CommonSettings, name: str, subject: str, value: bytes) -> reading.Entry:
+    """Write one message and wait for its ack; where it stands."""
+    written: list[Message] = []
+    errors: list[str] = []
+
+    def delivered(error: object, message: Message) -> None:
+        (errors if error else written).append(str(error) if error else message)  # type: ignore[arg-type]  # one list each
+
+    producer = Producer(settings.librdkafka(**{"acks": "all", "linger.ms": 0, "message.timeout.ms": 10_000}))
+    producer.produce(name, value, subject.encode(), on_delivery=delivered)
+    producer.flush(11)
+    if not written:
+        raise UserError(
+            f"{name} did not take the message: {errors[0] if errors else 'no answer from the broker'}",
+            "see whether the broker is healthy (headrace broker status) and the topics stand (headrace topics check)",
+        )
+    return reading.entry_of(written[0])
+
+
+def _decoded(entry: reading.Entry, registry: Registry) -> object:
+    """The record, or None when it is not ours to read."""
+    try:
+        return decode(entry.value, registry)
+    except BadRecord:
+        return None
+
+
+def _refuse_dead_letter(found: object, sent: reading.Entry) -> None:
+    """Raise when `found` says that the message we sent was refused."""
+    place = (sent.topic, sent.partition, sent.offset)
+    if isinstance(found, DeadLetter) and (found.topic, found.partition, found.offset) == place:
+        raise UserError(f"refused ({found.reason}): {found.detail}", "correct it; `headrace lint` shows how it is read")
+
+
+def _holds(block: OutcomeBlock, sent: reading.Entry) -> bool:
+    """Whether the block holds the outcome that we sent."""
+    if (block.source_topic, block.source_partition) != (sent.topic, sent.partition):
+        return False
+    return bool((block.source_offsets == sent.offset).any())
+
+
+def _transition(block: TransitionBlock, decision_id: str) -> dict[str, Any] | None:
+    """The row of a decision, for people."""
+    key = np.asarray(decision_key(decision_id), np.uint64)
+    rows = np.flatnonzero((block.decision_keys == key).all(axis=1))
+    if not len(rows):
+        return None
+    row = int(rows[0])
+    return {
+        "bucket": DecisionBucket(int(block.buckets[row])).label,
+        "reward": round(float(block.rewards[row, 0]), 6),
+        "outcomes": int(block.num_outcomes[row]),
+        "snapshot_version": int(block.snapshot_versions[row]),
+        "closed_at_ms": int(block.closed_at_ms[row]),
+    }

@@ -1,0 +1,175 @@
+"""docs/reference.md, generated from the code: commands, topics, records, settings, metrics, reason codes.
+
+``python -m deploy.reference`` writes it, ``--check`` says whether it is what the code says (part of `make check`).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import typer.main
+from click import Argument, Command, Context, Group, Option
+from pydantic_settings import BaseSettings
+
+import schemas
+from deploy.cli import app
+from learner.metrics import CATALOGUE as LEARNER_METRICS
+from learner.settings import LearnerSettings
+from schemas.bounds import REASONS
+from schemas.records import Reason
+from schemas.telemetry import Metric
+from schemas.topics import DAY_MS, TOPICS
+from streams.metrics import CATALOGUE as WORKER_METRICS
+from streams.settings import WorkerSettings
+
+PAGE = Path(__file__).parent.parent / "docs" / "reference.md"
+AVRO = Path(schemas.__file__).parent / "avro"
+HEAD = """# Reference
+
+Generated from the code by `make docs`; `make check` fails when it is out of date.
+"""
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A Markdown table."""
+    names = list(header)
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    lines += [
+        "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def commands(command: Command, path: str) -> Iterator[str]:
+    """One section per command, groups first."""
+    context = Context(command, info_name=path)
+    if isinstance(command, Group):
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            if child is not None and not child.hidden:
+                yield from commands(child, f"{path} {name}")
+        return
+    arguments = [p for p in command.params if isinstance(p, Argument)]
+    usage = " ".join([path, *(a.make_metavar(context) for a in arguments)])
+    yield f"### `{usage}`\n\n{(command.help or '').split(chr(12))[0].strip()}\n"
+    options = [p for p in command.params if isinstance(p, Option) and not p.hidden]
+    if options:
+        yield table(
+            ("option", "default", "meaning"),
+            ((f"`{' '.join(o.opts)}`", _default(o.default), o.help or "") for o in options),
+        )
+
+
+def _default(value: object) -> str:
+    return "" if value is None or value is False or callable(value) else f"`{value}`"
+
+
+def settings(kind: type[BaseSettings]) -> str:
+    """Every setting of a process: the variable, what it is, its default."""
+    rows = []
+    for name, field in kind.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        rows.append((f"`HEADRACE_{name.upper()}`", f"`{default}`" if default is not None else "", field.description))
+    return table(("variable", "default", "meaning"), rows)
+
+
+def metrics(catalogue: Iterable[Metric]) -> str:
+    """A catalogue of metrics."""
+    return table(
+        ("metric", "kind", "unit", "meaning", "what to do"),
+        ((f"`{m.name}`", m.kind, m.unit, m.meaning, m.remedy) for m in catalogue),
+    )
+
+
+def topics() -> str:
+    """The table of topics."""
+    rows = []
+    for spec in TOPICS:
+        kept = f"{spec.retention_ms // DAY_MS} d" if spec.retention_ms else "3·Wmax + bw + D + 7 d"
+        rows.append(
+            (
+                f"`<namespace>.{spec.name}`",
+                f"{spec.written_by} → {spec.read_by}",
+                spec.record,
+                spec.key,
+                spec.partitions,
+                "compact" if spec.cleanup == "compact" else kept,
+            )
+        )
+    return table(("topic", "who writes → reads", "record", "key", "partitions", "kept"), rows)
+
+
+def records() -> Iterator[str]:
+    """Every Avro schema with the documentation of its fields."""
+    for path in sorted(AVRO.glob("*.avsc")):
+        schema = json.loads(path.read_text())
+        yield f"### {schema['name']}\n\n{schema['doc']}\n"
+        if schema["fields"]:
+            yield table(
+                ("field", "type", "meaning"), ((f["name"], _type(f["type"]), f["doc"]) for f in schema["fields"])
+            )
+
+
+def _type(avro: Any) -> str:
+    if isinstance(avro, list):
+        return " or ".join(_type(part) for part in avro)
+    if isinstance(avro, dict):
+        inner = avro.get("items") or avro.get("values")
+        return f"{avro['type']}<{_type(inner)}>" if inner else str(avro.get("name", avro["type"]))
+    return str(avro)
+
+
+def page() -> str:
+    """The whole page."""
+    return "\n".join(
+        [
+            HEAD,
+            "## Commands\n",
+            *commands(typer.main.get_command(app), "headrace"),
+            "## Topics\n",
+            topics(),
+            "## Records\n",
+            *records(),
+            "## Settings of the workers\n",
+            settings(WorkerSettings),
+            "## Settings of the learner\n",
+            settings(LearnerSettings),
+            "## Metrics of the workers\n",
+            metrics(WORKER_METRICS),
+            "## Metrics of the learner\n",
+            metrics(LEARNER_METRICS),
+            "## Reasons of a decision\n",
+            table(("reason", "meaning"), ((f"`{r.label}`", _meaning(Reason, r.name)) for r in Reason)),
+            "## Reasons of a dead letter\n",
+            table(("reason", "meaning"), ((f"`{code}`", meaning) for code, meaning in REASONS.items())),
+        ]
+    )
+
+
+def _meaning(kind: type, name: str) -> str:
+    """The docstring under an enum's member, read from its source."""
+    import inspect
+
+    lines = [line.strip() for line in inspect.getsource(kind).splitlines()]
+    at = next(i for i, line in enumerate(lines) if line.startswith(f"{name} ="))
+    return lines[at + 1].strip('"')
+
+
+def main() -> int:
+    """Write the page, or with --check compare it."""
+    text = page()
+    if "--check" in sys.argv[1:]:
+        if PAGE.exists() and PAGE.read_text() == text:
+            return 0
+        print(f"{PAGE.name} is not what the code says: run `make docs` and commit it", file=sys.stderr)
+        return 1
+    PAGE.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

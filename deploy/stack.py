@@ -1,0 +1,99 @@
+"""Everything that one namespace needs on one machine: broker, topics, keys, definitions, processes.
+
+Used by `headrace up` and `headrace demo`. The broker is our own unless an existing one is named.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from deploy import applying, broker, processes, topics
+from deploy.supervisor import Supervisor
+from schemas import signing_keys
+from schemas.settings import CommonSettings
+from schemas.task import Project
+
+PROCESSES = ("join", "decide", "learn")
+"""Names of the processes; `join` plays ingest too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A namespace that is ready to be served."""
+
+    settings: CommonSettings
+    private_key: Path
+    metrics_ports: Mapping[str, int]
+    """Port of /metrics per process."""
+    broker_folder: Path | None
+    """Where our own broker lies; None when it is somebody else's."""
+
+    def environment(self, name: str) -> dict[str, str]:
+        """Environment of one process."""
+        return {
+            "HEADRACE_BOOTSTRAP": self.settings.bootstrap,
+            "HEADRACE_NAMESPACE": self.settings.namespace,
+            "HEADRACE_KAFKA_OPTIONS": json.dumps(self.settings.kafka_options),
+            "HEADRACE_STATE_DIR": str(self.settings.state_dir),
+            "HEADRACE_PUBLIC_KEY": str(self.settings.public_key),
+            "HEADRACE_SIGNING_KEY": str(self.private_key),
+            "HEADRACE_METRICS_PORT": str(self.metrics_ports[name]),
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+
+    def start(self, supervisor: Supervisor) -> None:
+        """Start the worker processes and the learner."""
+        supervisor.start("join", ["worker", "ingest", "join"], self.environment("join"))
+        supervisor.start("decide", ["worker", "decide"], self.environment("decide"))
+        supervisor.start("learn", ["learn"], self.environment("learn"))
+
+    def close(self) -> None:
+        """End our own broker; the processes are the supervisor's."""
+        if self.broker_folder is not None:
+            broker.stop(self.broker_folder)
+
+
+def prepare(
+    project: Project, state_dir: Path, bootstrap: str | None, port: int, options: Mapping[str, str] | None = None
+) -> Stack:
+    """Broker (at `bootstrap`, or our own on `port`, 0 for a free one), topics, keys, definitions.
+
+    Raises `UserError` when one of them cannot be had; nothing is left running then.
+    """
+    folder = None
+    if bootstrap is None:
+        folder = state_dir / "broker"
+        running = broker.start(folder, port, tied=True)
+        bootstrap, options = running.bootstrap, running.kafka_options
+    else:
+        broker.require(bootstrap, options)
+    keys = state_dir / "keys"
+    try:
+        if not (keys / signing_keys.PRIVATE_KEY_FILE).exists():
+            signing_keys.create_keys(keys)
+        settings = CommonSettings(
+            bootstrap=bootstrap,
+            namespace=project.namespace.name,
+            state_dir=state_dir.resolve(),
+            public_key=(keys / signing_keys.PUBLIC_KEY_FILE).resolve(),
+            kafka_options=dict(options or {}),
+        )
+        topics.apply(settings, project)
+        applying.apply(settings, project)
+    except BaseException:
+        if folder is not None:
+            broker.stop(folder)
+        raise
+    ports = dict(zip(PROCESSES, processes.free_ports(len(PROCESSES)), strict=True))
+    return Stack(settings, (keys / signing_keys.PRIVATE_KEY_FILE).resolve(), ports, folder)
+
+
+def named(project: Project, namespace: str | None) -> Project:
+    """The project under another namespace, or as it is."""
+    if namespace is None:
+        return project
+    return replace(project, namespace=replace(project.namespace, name=namespace))

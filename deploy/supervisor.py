@@ -1,0 +1,131 @@
+"""Several processes as one: prefixed logs, one way out, nothing left behind.
+
+Owns starting, reading the output of, and ending a group of children. When one ends by itself, all end: a development
+stack that limps is worse than one that stops and says which part did.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType, TracebackType
+from typing import Any
+
+from deploy import processes
+
+STOP_S = 11.0
+"""A worker ends within 10 s of SIGTERM; then it is killed."""
+TAIL_LINES = 40
+
+
+class Child:
+    """One process and the thread that reads what it says."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], say: Callable[[str], None]
+    ) -> None:
+        self.name = name
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        """Its last lines, for an error message."""
+        self._say = say
+        self.process = processes.spawn(command, subprocess.PIPE, environment=environment)
+        self._thread = threading.Thread(target=self._read, name=f"read-{name}", daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            text = line.decode(errors="replace").rstrip()
+            self.tail.append(text)
+            self._say(f"{self.name:>8} | {text}")
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code, None while it runs."""
+        return self.process.poll()
+
+
+class Supervisor:
+    """Runs children until one ends, somebody interrupts, or `end` is called. Use as a context manager.
+
+    `say` receives every line that a child prints, prefixed with its name.
+    """
+
+    def __init__(self, say: Callable[[str], None] | None = None) -> None:
+        self.children: list[Child] = []
+        self._say = say or _to_stderr
+        self._stopping = threading.Event()
+        self._before: dict[int, Any] = {}
+
+    def start(self, name: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Child:
+        """Start ``headrace <arguments>`` as a child."""
+        return self.start_command(name, [sys.executable, "-m", "deploy", *arguments], environment)
+
+    def start_command(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> Child:
+        """Start any program as a child."""
+        child = Child(name, command, {"PYTHONUNBUFFERED": "1", **(environment or {})}, self._say)
+        self.children.append(child)
+        return child
+
+    def first_ended(self) -> Child | None:
+        """A child that is no longer running."""
+        return next((child for child in self.children if child.code is not None), None)
+
+    def wait(self) -> int:
+        """Until a child ends or a signal comes; the exit code of the group (0 after a signal)."""
+        while not self._stopping.is_set():
+            ended = self.first_ended()
+            if ended is not None:
+                self._say(f"headrace | {ended.name} ended with code {ended.code}; ending the others")
+                return ended.code or 0
+            self._stopping.wait(0.2)
+        return 0
+
+    def end(self) -> None:
+        """SIGTERM to all at once, then SIGKILL to those that do not end in time."""
+        running = [child for child in self.children if child.code is None]
+        for child in running:
+            child.process.terminate()
+        deadline = time.monotonic() + STOP_S
+        for child in running:
+            try:
+                child.process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                self._say(f"headrace | {child.name} did not end within {STOP_S:.0f} s; killing it")
+                child.process.kill()
+                child.process.wait()
+
+    def __enter__(self) -> Supervisor:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._interrupted)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.end()
+        finally:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+
+    def _interrupted(self, number: int, frame: FrameType | None) -> None:
+        """The first signal asks for the way out; a second one while waiting elsewhere breaks in."""
+        if self._stopping.is_set():
+            raise KeyboardInterrupt
+        self._stopping.set()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether a signal has come."""
+        return self._stopping.is_set()
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
