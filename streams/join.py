@@ -1,0 +1,369 @@
+"""The join: one fold over one journal partition, decisions and outcomes in, transitions out.
+
+Theory of operation (join.md has the rules, each with what goes wrong without it):
+
+    fold(offset, append time, block)       in offset order; nothing else changes the state
+        T rises to the append time
+        outcomes with T(o) + bw < T settle; decisions with T(d) + W < T close
+        decisions: duplicate or not (rule 1), take the outcomes that waited for them (rule 2)
+        outcomes: copy or not (rule 3), go to their decision or wait (rule 2)
+        the oldest open decisions and waiting outcomes beyond the limits close or settle (rule 14)
+        a tick is a candidate for Progress (rule 8)
+    emit()                                 closed rows that no reader has, as chained blocks (rules 4 and 6)
+    progress(reader, offset)               the newest tick all of whose closed rows were read back (rule 8)
+
+An object lives from one take-over of the partition to the next restart. A new one starts at the resume of the last
+countable Progress and folds the same records again; it says nothing twice, because rows at or below the accepted
+positions are not emitted and what `counted` has counted is not counted again. Whatever the starting point, the rows
+and the counts are the same function of the journal.
+
+Simplifications: D, Wmax and bwmax are those of the task table at the time of the fold. They only ever rise.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from schemas.blocks import KIND_TRANSITION, DecisionBlock, OutcomeBlock, Tick, TransitionBlock
+from schemas.bounds import BadRecord
+from schemas.chain import START, Chain, ChainReader
+from schemas.records import (
+    NO_TIME_MS,
+    OUTCOME_BUCKETS,
+    ChainPosition,
+    DecisionBucket,
+    Progress,
+    Resume,
+)
+from schemas.task import TaskTable
+from streams.attribution import COPIES, PENDING_COUNT, USED
+from streams.join_definitions import Definitions
+from streams.join_emit import ChainTail, Segment, new_closing
+from streams.join_history import Candidate, Candidates, History
+from streams.join_index import DECISION, OUTCOME, PENDING, PagedRing
+from streams.join_intake import owned, take_in
+from streams.join_kernels import (
+    NUM_COUNTS,
+    OPEN,
+    OUTCOMES_AT,
+    USES_AT,
+    Offered,
+    State,
+    Told,
+    close_rows,
+    fold_decisions,
+    fold_outcomes,
+    settle_pendings,
+)
+from streams.reward import make_room, new_nodes
+
+_RETAINED_SPACING_MS = 1_000
+"""Records are let go in steps of this much log time: what is still there is judged by its own T."""
+
+_DECISION_NAMES = tuple(bucket.label for bucket in DecisionBucket)
+
+
+class Gap(Exception):
+    """The journal record at `expected` was skipped: the fold cannot go on. Restart the partition from its Progress."""
+
+    def __init__(self, partition: int, expected: int, got: int) -> None:
+        super().__init__(f"journal partition {partition}: expected offset {expected}, got {got}; restart the partition")
+        self.partition, self.expected, self.got = partition, expected, got
+
+
+class UnknownTask(Exception):
+    """A DecisionBlock under a definition that the task table does not have yet. Nothing was changed: wait, fold again."""
+
+    def __init__(self, partition: int, offset: int, fingerprint: bytes) -> None:
+        super().__init__(
+            f"journal partition {partition} offset {offset}: task definition {fingerprint.hex()} has not been read "
+            "from the tasks topic; fold again when it has, or apply it again"
+        )
+        self.partition, self.offset, self.fingerprint = partition, offset, fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class JoinLimits:
+    """Rule 14: what one partition holds at most. Part of the result: every worker must use the same."""
+
+    num_open_max: int = 1_000_000
+    """Open decisions; beyond it the oldest close early, flagged as cut."""
+    num_pending_max: int = 100_000
+    """Outcomes waiting for a decision; beyond it the oldest settle."""
+
+
+class JoinPartition:
+    """The join of one journal partition. Pure: time is what `fold` is told, no I/O, not thread-safe."""
+
+    def __init__(
+        self,
+        partition: int,
+        tasks: TaskTable,
+        resume: Resume | None = None,
+        chains: Mapping[Chain, int] | None = None,
+        counted: Progress | None = None,
+        limits: JoinLimits = JoinLimits(),
+    ) -> None:
+        """Start at `resume` (None: at the first record folded), with `chains` accepted and `counted` counted.
+
+        `chains` are the positions that the reader of this partition's transitions has accepted by now, at least those
+        of `counted`; `resume` is that of `counted`.
+        """
+        start = resume or Resume(0, NO_TIME_MS, ())
+        self.partition = partition
+        self.time_ms = start.time_ms
+        """T: the highest append time folded."""
+        self.next_offset: int | None = resume.offset if resume else None
+        """The offset that `fold` takes next, None before the first."""
+        self.num_bad = 0
+        """Journal records that could not be decoded, in this object's life."""
+        self._limits = limits
+        self._definitions = Definitions(tasks)
+        self._accepted = dict(chains or {})
+        self._sources = {(mark.topic, mark.partition): mark.offset for mark in start.sources}
+        self._counted_offset = counted.journal_offset if counted else -1
+        self._tails: dict[int, ChainTail] = {}
+        self._decisions = PagedRing(DECISION, 2)
+        self._outcomes = PagedRing(OUTCOME, 1)
+        self._pendings = PagedRing(PENDING, 1)
+        self._held = new_nodes()
+        self._counts = np.zeros(NUM_COUNTS, np.int64)
+        self._retained: tuple[deque[tuple[int, int]], deque[tuple[int, int]]] = (deque(), deque())
+        """(T, first sequence number after) of the records of decisions, and of outcomes."""
+        self._history = History(start)
+        self._candidates = Candidates()
+        if counted:
+            self._count_from(counted)
+
+    @property
+    def num_open(self) -> int:
+        """Decisions whose window has not passed."""
+        return int(self._counts[OPEN])
+
+    @property
+    def num_pending(self) -> int:
+        """Outcomes that may still find their decision."""
+        return int(self._counts[OUTCOMES_AT + PENDING_COUNT])
+
+    @property
+    def sources(self) -> dict[tuple[str, int], int]:
+        """Last offset folded per (source topic, source partition)."""
+        return dict(self._sources)
+
+    @property
+    def stats(self) -> dict[str, dict[str, int]]:
+        """Counts by bucket of both identities (rule 17), uses per task name, and records that were not decodable."""
+        uses = {name: int(self._counts[USES_AT + index]) for name, index in self._definitions.names.items()}
+        return {
+            "decisions": _decision_counts(self._counts),
+            "outcomes": _outcome_counts(self._counts),
+            "uses": uses,
+            "journal": {"undecodable": self.num_bad},
+        }
+
+    def fold(self, offset: int, append_time_ms: int, block: DecisionBlock | OutcomeBlock | Tick | BadRecord) -> None:
+        """Take the journal record at `offset`. One before the next offset is dropped.
+
+        Raises Gap when `offset` is beyond the next one, UnknownTask when the definition of a DecisionBlock is not
+        known yet; neither changes anything.
+        """
+        if self.next_offset is not None and offset != self.next_offset:
+            if offset < self.next_offset:
+                return
+            raise Gap(self.partition, self.next_offset, offset)
+        self._definitions.refresh()
+        if isinstance(block, DecisionBlock) and self._definitions.index_of(block.fingerprint) < 0:
+            raise UnknownTask(self.partition, offset, block.fingerprint)
+        self._history.note(offset, self.time_ms, self._sources, self.look_back_ms)
+        counting = offset >= self._counted_offset
+        self._advance(append_time_ms, counting)
+        if isinstance(block, DecisionBlock):
+            self._fold_decisions(offset, block, counting)
+        elif isinstance(block, OutcomeBlock):
+            self._fold_outcomes(block, counting)
+        elif not isinstance(block, Tick):
+            self.num_bad += 1
+        self.next_offset = offset + 1
+        if isinstance(block, Tick) and self.next_offset > self._counted_offset:
+            self._offer_progress()
+
+    @property
+    def look_back_ms(self) -> int:
+        """L = D + Wmax + bwmax."""
+        known = self._definitions
+        return known.dedupe_ms + known.window_ms + known.backward_ms
+
+    def emit(self) -> list[TransitionBlock]:
+        """Closed rows not emitted yet and not accepted by a reader, at most 512 KiB and 65,535 rows a block."""
+        blocks: list[TransitionBlock] = []
+        for tail in self._tails.values():
+            if tail.closed:
+                blocks.extend(tail.drain(self.partition))
+        return blocks
+
+    def accepted(self, block: TransitionBlock) -> None:
+        """The reader has accepted `block`, whoever wrote it: rows up to its last need not be emitted."""
+        chain = (block.fingerprint, block.kind)
+        self._accepted[chain] = max(self._accepted.get(chain, START), block.last)
+        tail = self._tails.get(self._definitions.index_of(block.fingerprint))
+        if tail and block.kind == KIND_TRANSITION:
+            tail.accepted = self._accepted[chain]
+
+    def progress(self, reader: ChainReader, transitions_offset: int) -> Progress | None:
+        """The newest tick all of whose closed rows `reader` has accepted, None when there is no new one.
+
+        `transitions_offset`: first offset of the transitions that `reader` has not read.
+        """
+        found = self._candidates.covered(reader)
+        if found is None:
+            return None
+        return Progress(
+            partition=self.partition,
+            time_ms=found.time_ms,
+            journal_offset=found.journal_offset,
+            transitions_offset=transitions_offset,
+            chains=tuple(ChainPosition(*chain, hwm) for chain, hwm in sorted(reader.hwm.items())),
+            resume=found.resume,
+            decision_counts=_decision_counts(found.counts),
+            outcome_counts=_outcome_counts(found.counts),
+        )
+
+    # ---- the fold, step by step
+
+    def _advance(self, append_time_ms: int, counting: bool) -> None:
+        """T rises; what its rise ends is settled and closed."""
+        if append_time_ms <= self.time_ms:
+            return
+        self.time_ms = append_time_ms
+        known = self._definitions
+        if len(self._pendings):
+            settle_pendings(self._state(), self.time_ms - known.backward_ms, self._limits.num_pending_max, counting)
+            self._pendings.evict(self._pendings.head)
+        for tail in self._tails.values():
+            while num_runs := tail.due(self.time_ms):
+                self._close(tail, *tail.take_runs(num_runs), is_cut=False, counting=counting)
+        reach_ms = max(known.dedupe_ms, 2 * known.window_ms)
+        for ring, retained, held_ms in (
+            (self._decisions, self._retained[0], reach_ms),
+            (self._outcomes, self._retained[1], known.dedupe_ms),
+        ):
+            while retained and retained[0][0] + held_ms < self.time_ms:
+                ring.evict(retained.popleft()[1])
+
+    def _close(self, tail: ChainTail, segment: Segment, runs: np.ndarray, is_cut: bool, counting: bool) -> None:
+        num_rows = int(runs[:, 3].sum())
+        closing = new_closing(num_rows, segment.columns.num_slots)
+        close_rows(self._state(), self._definitions.rules, runs, tail.definition, is_cut, counting, closing)
+        tail.close(segment, closing)
+
+    def _fold_decisions(self, offset: int, block: DecisionBlock, counting: bool) -> None:
+        known = self._definitions
+        index = known.index_of(block.fingerprint)
+        task = known.task(index)
+        columns, sound = take_in(block, task)
+        num_rows, num_waiting = len(columns), len(self._pendings)
+        seq = self._decisions.tail
+        self._decisions.reserve(num_rows)
+        self._held = make_room(self._held, num_rows * (known.slots_max + 1) + num_waiting * known.slots_max)
+        keys = owned(block.decision_keys)
+        has_catalogue = bool(columns.catalogue)
+        offered = Offered(
+            keys=keys,
+            subjects=owned(block.subject_keys),
+            sound=sound,
+            chosen=columns.chosen,
+            num_candidates=columns.features.num_candidates,
+            action_keys=known.catalogue_keys[index] if has_catalogue else columns.features.action_keys,
+            catalogue=has_catalogue,
+            values=columns.values.view(np.uint64),
+        )
+        scratch = np.empty(num_waiting, np.int64)
+        fold_decisions(self._state(), known.rules, offered, index, self.time_ms, known.dedupe_ms, counting, scratch)
+        _retain(self._retained[0], self.time_ms, self._decisions.tail)
+        run = np.array([[offset, 0, seq, num_rows, self.time_ms, block.snapshot_version]], np.int64)
+        self._tail(index).open.append(Segment(run, 0, columns, keys))
+        self._cut(counting)
+
+    def _fold_outcomes(self, block: OutcomeBlock, counting: bool) -> None:
+        known = self._definitions
+        for ring in (self._outcomes, self._pendings):
+            ring.reserve(len(block))
+        self._held = make_room(self._held, len(block) * known.slots_max * len(known.names))
+        source = (block.source_topic, block.source_partition)
+        told = Told(
+            source_offsets=owned(block.source_offsets),
+            outcome_keys=owned(block.outcome_keys),
+            subjects=owned(block.subject_keys),
+            keys=owned(block.decision_keys),
+            action_keys=owned(block.action_keys),
+            slots=owned(block.slots),
+            types=owned(block.types),
+            type_indices=known.type_indices(block.type_names),
+            values=owned(block.values),
+        )
+        self._sources[source] = fold_outcomes(
+            self._state(), known.rules, told, self._sources.get(source, -1), self.time_ms, known.dedupe_ms,
+            2 * known.window_ms, counting,
+        )  # fmt: skip
+        _retain(self._retained[1], self.time_ms, self._outcomes.tail)
+        if len(self._pendings) > self._limits.num_pending_max:
+            settle_pendings(self._state(), self.time_ms - known.backward_ms, self._limits.num_pending_max, counting)
+            self._pendings.evict(self._pendings.head)
+
+    def _cut(self, counting: bool) -> None:
+        """Rule 14: beyond the limit the oldest close early, by position over all chains."""
+        while (excess := self.num_open - self._limits.num_open_max) > 0:
+            tail = min((each for each in self._tails.values() if each.open), key=lambda each: each.oldest_position)
+            self._close(tail, *tail.take_rows(excess), is_cut=True, counting=counting)
+
+    def _offer_progress(self) -> None:
+        """Remember this tick with all that a Progress about it must say."""
+        oldest = [tail.oldest_ms for tail in self._tails.values() if tail.oldest_ms is not None]
+        bound_ms = min([self.time_ms, *oldest]) - self.look_back_ms
+        closed = {
+            (tail.task.fingerprint, KIND_TRANSITION): tail.last_closed
+            for tail in self._tails.values()
+            if tail.last_closed > START
+        }
+        assert self.next_offset is not None
+        self._candidates.add(
+            Candidate(self.time_ms, self.next_offset, self._counts.copy(), closed, self._history.resume(bound_ms))
+        )
+
+    def _tail(self, index: int) -> ChainTail:
+        if index not in self._tails:
+            task = self._definitions.task(index)
+            hwm = self._accepted.get((task.fingerprint, KIND_TRANSITION), START)
+            self._tails[index] = ChainTail(index, task, hwm)
+        return self._tails[index]
+
+    def _state(self) -> State:
+        return State(self._decisions.arrays, self._outcomes.arrays, self._pendings.arrays, self._held, self._counts)
+
+    def _count_from(self, counted: Progress) -> None:
+        """Go on from the counts of `counted`; what is open or pending is found again."""
+        for code, name in enumerate(_DECISION_NAMES):
+            self._counts[code] = counted.decision_counts.get(name, 0)
+        for place, name in enumerate((*OUTCOME_BUCKETS[:PENDING_COUNT], "pending", "copies")):
+            if place != PENDING_COUNT:
+                self._counts[OUTCOMES_AT + place] = counted.outcome_counts.get(name, 0)
+
+
+def _retain(retained: deque[tuple[int, int]], time_ms: int, seq: int) -> None:
+    """Records before `seq` were written by log time `time_ms`."""
+    if len(retained) > 1 and time_ms < retained[-2][0] + _RETAINED_SPACING_MS:
+        retained.pop()
+    retained.append((time_ms, seq))
+
+
+def _decision_counts(counts: np.ndarray) -> dict[str, int]:
+    return dict(zip((*_DECISION_NAMES, "open"), counts[: OPEN + 1].tolist(), strict=True))
+
+
+def _outcome_counts(counts: np.ndarray) -> dict[str, int]:
+    stop = OUTCOMES_AT + COPIES + 1
+    return dict(zip((*OUTCOME_BUCKETS, "copies"), counts[OUTCOMES_AT + USED : stop].tolist(), strict=True))
