@@ -111,13 +111,12 @@ class MetricsServer:
         """Open the port (0: any free one). Raises UserError when it is taken."""
         handler = _handler(metrics, {"/live": live, "/ready": ready})
         try:
-            self._server = ThreadingHTTPServer((host, port), handler)
+            self._server = _Server((host, port), handler)
         except OSError as error:
             raise UserError(
                 f"the metrics port {host}:{port} cannot be opened: {error.strerror or error}",
                 "set HEADRACE_METRICS_PORT to a free port, or to 0 for any",
             ) from error
-        self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.2,), name="metrics", daemon=True)
 
@@ -131,6 +130,13 @@ class MetricsServer:
         if self._thread.is_alive():
             self._server.shutdown()
         self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A probe that hangs up early is not news."""
 
 
 def _handler(metrics: Metrics, checks: dict[str, Check]) -> type[BaseHTTPRequestHandler]:

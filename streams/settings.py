@@ -16,7 +16,6 @@ class WorkerSettings(CommonSettings):
         False, description="Join: go on although the journal has lost records that were not joined; audit counts them."
     )
     decode_in_place: bool = Field(True, description="Decode Kafka record batches without a Python object per record.")
-    tick_ms: int = Field(250, ge=20, le=10_000, description="Time between heartbeats of an owned journal partition.")
     heal_after_ms: int = Field(
         5_000, ge=500, description="A transition block acked but not read back for so long restarts its partition."
     )

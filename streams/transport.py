@@ -31,7 +31,7 @@ from streams import transport_raw
 from streams.transport_batch import RecordBatch, pack
 
 SCHEME = "columnar"
-log = logging.getLogger(__name__)
+log = logging.getLogger("headrace.transport")
 
 StartingOffsets = Callable[[set[TP]], Awaitable[Mapping[TP, int]]]
 Settle = Callable[[], Awaitable[None]]

@@ -1,0 +1,136 @@
+"""The ingest role: `outcomes` and every mapped foreign topic → journal.
+
+Copies what is in source order and acknowledges a batch only when everything in it is in the journal (or in the dead
+letters). The journal's readers drop rows at or below a source's high-water mark, so a gap left by a failed write
+would be lost for ever: the producer guarantees that it leaves none, and the process ends on an error and starts again
+from the last contiguous ack.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from schemas.codec import encode
+from schemas.errors import UserError
+from schemas.registry import Registry, RegistryUnavailable
+from schemas.telemetry import Metrics
+from schemas.topics import topic
+from streams.dead_letters import DeadLetters
+from streams.health import Health
+from streams.ingest import Ingested, ingest
+from streams.ingest_fields import SourceMapping
+from streams.journal import Output, WriteError
+from streams.settings import WorkerSettings
+from streams.tasks import TaskFollower
+from streams.transport_batch import RecordBatch
+
+log = logging.getLogger(__name__)
+
+IN_FLIGHT_MAX = 32
+"""Batches written and not acked, each up to a megabyte."""
+SETTLE_S = 2.0
+RETRY_S = 1.0
+
+
+class IngestAgent:
+    """Reads every source of the namespace. Lives on the event loop."""
+
+    def __init__(
+        self, settings: WorkerSettings, registry: Registry, tasks: TaskFollower, output: Output,
+        dead_letters: DeadLetters, metrics: Metrics, health: Health, fail: Callable[[Exception], None],
+    ) -> None:  # fmt: skip
+        self._registry, self._output, self._dead_letters = registry, output, dead_letters
+        self._metrics, self._health, self._fail = metrics, health, fail
+        self._journal = topic(settings.namespace, "journal")
+        self._num_partitions = tasks.namespace.partitions
+        self._mappings: dict[str, SourceMapping | None] = {topic(settings.namespace, "outcomes"): None}
+        self._mappings.update({source.topic: SourceMapping(source) for source in tasks.sources})
+        self._in_flight: set[asyncio.Task[None]] = set()
+
+    def assigned(self) -> None:
+        """The group has given us partitions, or none: either way we serve."""
+        self._health.wait_for("start", None)
+
+    @property
+    def topics(self) -> list[str]:
+        """What is read."""
+        return list(self._mappings)
+
+    def reader(self, source: str) -> Callable[[Any], Any]:
+        """The body of the Faust agent of one source topic."""
+        mapping = self._mappings[source]
+
+        async def follow(stream: AsyncIterator[Any]) -> None:
+            async for event in stream.noack().events():  # type: ignore[attr-defined]  # a Faust stream
+                await self._take(event, mapping)
+
+        return follow
+
+    async def settle(self) -> None:
+        """Wait for the acks of what is in flight, so that a revoke commits it."""
+        if self._in_flight:
+            await asyncio.wait(self._in_flight, timeout=SETTLE_S)
+
+    async def _take(self, event: Any, mapping: SourceMapping | None) -> None:
+        batch: RecordBatch = event.value
+        started_s = time.monotonic()
+        found = await self._decoded(batch, mapping)
+        writes: list[asyncio.Future[int]] = []
+        try:
+            for partition, block in found.blocks:
+                payload = encode(block, self._registry)
+                writes.append(await self._output.write(self._journal, partition, payload))
+            for refused in found.refused:
+                index = refused.index
+                where = (batch.topic, batch.partition, int(batch.offsets[index]))
+                time_ms = int(batch.timestamps_ms[index])
+                writes.append(
+                    await self._dead_letters.write(where, batch.value(index), time_ms, refused.reason, refused.detail)
+                )
+        except WriteError as error:
+            self._broken(error)
+            return
+        self._metrics.add("headrace_ingest_records", len(batch), topic=batch.topic)
+        self._metrics.add("headrace_ingest_passed_over", found.num_passed_over, topic=batch.topic)
+        task = asyncio.ensure_future(self._finish(event, found, writes, started_s))
+        self._in_flight.add(task)
+        task.add_done_callback(self._in_flight.discard)
+        while len(self._in_flight) >= IN_FLIGHT_MAX:
+            await asyncio.wait(self._in_flight, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _decoded(self, batch: RecordBatch, mapping: SourceMapping | None) -> Ingested:
+        """The batch as blocks; waits while a schema that it needs cannot be fetched."""
+        complained = False
+        while True:
+            try:
+                return ingest(batch, mapping, self._registry, self._num_partitions)
+            except RegistryUnavailable as error:
+                if not complained:
+                    log.error("%s[%d] waits for the schema registry: %s", batch.topic, batch.partition, error)
+                complained = True
+                await asyncio.sleep(RETRY_S)
+
+    async def _finish(self, event: Any, found: Ingested, writes: list[asyncio.Future[int]], started_s: float) -> None:
+        """Acknowledge the batch once all of it is written; an error ends the process before anything is skipped."""
+        try:
+            await asyncio.gather(*writes)
+        except WriteError as error:
+            self._broken(error)
+            return
+        batch: RecordBatch = event.value
+        event.ack()
+        num_outcomes = sum(len(block) for _, block in found.blocks)
+        self._metrics.add("headrace_ingest_outcomes", num_outcomes, topic=batch.topic)
+        self._metrics.observe("headrace_ingest_batch_seconds", time.monotonic() - started_s)
+
+    def _broken(self, error: WriteError) -> None:
+        self._metrics.add("headrace_write_errors", topic=self._journal)
+        self._fail(
+            UserError(
+                str(error), "mend the cause (topic, permission, size); ingest starts again from its last contiguous ack"
+            )
+        )

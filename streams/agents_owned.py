@@ -1,0 +1,312 @@
+"""One journal partition that this worker owns: fold, emit, read back, checkpoint, heal.
+
+The shell around the pure `JoinPartition`; lives on the event loop, one object per owned partition. States:
+
+    rebuilding   reading its own output for the newest Progress (start, and after any doubt)
+    folding      journal records go in, transitions go out
+    waiting      its journal refers to a task that nobody has applied here: alarm, look again at every tick
+    refused      the journal has lost what was not joined yet: only `--declare-gap` goes on
+
+Nothing is queued here: a batch that comes in any state but *folding*, or that does not continue the fold, is dropped
+and its partition is read again from the fold's next offset when it can go on. What was acked proves nothing: only
+rows read back accepted count, and after any delivery error the partition starts again from them (join.md 6, 8, 9).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import numpy as np
+
+from schemas.blocks import DecisionBlock, OutcomeBlock, Tick, TransitionBlock
+from schemas.chain import START, Accepted, Chain, ChainReader, Fork, Hole
+from schemas.codec import BadRecord, decode, encode
+from schemas.errors import UserError
+from schemas.records import Progress, Resume
+from schemas.registry import Registry
+from schemas.task import TaskTable
+from schemas.telemetry import Metrics
+from schemas.topics import topic
+from streams.dead_letters import DeadLetters
+from streams.join import Gap, JoinPartition, UnknownTask
+from streams.journal import Output
+from streams.read_back import Read, ReadState
+from streams.settings import WorkerSettings
+from streams.transport_batch import RecordBatch
+
+log = logging.getLogger(__name__)
+
+JOURNAL_EXPECTED = (DecisionBlock, OutcomeBlock, Tick)
+ROOM_S = 0.005
+RESTART_S_MIN = 1.0
+"""At most one restart per second: a hole that stays must not become a busy loop."""
+UNREAD_FACTOR = 6
+"""A block that read-back has not reached at all may take this many times longer than one it has passed."""
+
+
+class State(Enum):
+    """What an owned partition is doing."""
+
+    REBUILDING = "is being rebuilt from its own output"
+    FOLDING = "folds"
+    WAITING = "waits for a task definition that its journal refers to"
+    REFUSED = "has lost journal records that were not joined"
+
+
+@dataclass(slots=True)
+class Unread:
+    """A block that was written and has not come back yet."""
+
+    chain: Chain
+    last: int
+    size_bytes: int
+    acked_s: float | None = None
+    offset: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What a partition needs of its worker."""
+
+    settings: WorkerSettings
+    registry: Registry
+    tasks: TaskTable
+    output: Output
+    dead_letters: DeadLetters
+    metrics: Metrics
+    restart: Callable[[int, str], None]
+    """(partition, cause): rebuild it; the worker limits how often."""
+    now_ms: Callable[[], int]
+    tick_ms: int
+
+
+class OwnedPartition:
+    """See the module's docstring."""
+
+    def __init__(self, partition: int, ports: Ports) -> None:
+        self.partition = partition
+        self.state = State.REBUILDING
+        self.generation = 0
+        """Raised at each rebuild; what was read back for an earlier one is ignored."""
+        self.unread_bytes = 0
+        self.tick_in_flight = False
+        self._ports = ports
+        self._journal = topic(ports.settings.namespace, "journal")
+        self._transitions = topic(ports.settings.namespace, "transitions")
+        self._join: JoinPartition | None = None
+        self._reader = ChainReader()
+        self._read_offset = 0
+        self._unread: deque[Unread] = deque()
+        self._unknown: bytes = b""
+
+    @property
+    def next_offset(self) -> int | None:
+        """First journal offset not folded, None while rebuilding."""
+        return None if self._join is None else self._join.next_offset
+
+    def begin_rebuild(self) -> int:
+        """Forget everything; returns the generation under which to read back."""
+        self.state, self._join = State.REBUILDING, None
+        self.generation += 1
+        self._unread.clear()
+        self.unread_bytes = 0
+        return self.generation
+
+    def begin_fold(self, found: ReadState) -> int:
+        """Start folding from what was read back; returns the journal offset to read from.
+
+        Raises UserError when the journal no longer holds what must be folded (join.md rule 10).
+        """
+        resume = self._resume(found)
+        self._reader, self._read_offset = found.reader, found.transitions_offset
+        self._join = JoinPartition(
+            self.partition,
+            self._ports.tasks,
+            resume,
+            dict(found.reader.hwm),
+            found.progress,
+            _limits(self._ports.settings),
+        )
+        self.state = State.FOLDING
+        if found.progress is not None:
+            self._show(found.progress)
+        return resume.offset
+
+    def _resume(self, found: ReadState) -> Resume:
+        resume = found.progress.resume if found.progress is not None else Resume(0)
+        missing = found.journal_start - resume.offset
+        if missing <= 0:
+            return resume
+        if not self._ports.settings.declare_gap:
+            self.state = State.REFUSED
+            raise UserError(
+                f"{self._journal}[{self.partition}] starts at offset {found.journal_start}, "
+                f"but the join must go on at {resume.offset}: {missing} records are gone that were not joined",
+                "raise the topic's retention; to go on without them: headrace worker join --declare-gap",
+            )
+        log.warning("%s[%d]: gap of %d records declared", self._journal, self.partition, missing)
+        self._ports.metrics.add("headrace_join_declared_gap_records", missing, partition=self.partition)
+        return replace(resume, offset=found.journal_start)
+
+    async def fold(self, batch: RecordBatch) -> bool:
+        """Fold a batch and write what it closes; False: it does not continue the fold, read again."""
+        join, generation = self._join, self.generation
+        if join is None or self.state is not State.FOLDING:
+            return True  # its owner seeks when the state changes
+        if int(batch.offsets[0]) > join.next_offset:
+            return False
+        first = int(np.searchsorted(batch.offsets, join.next_offset))
+        folded = 0
+        try:
+            for index in range(first, len(batch)):
+                await self._fold_one(join, batch, index)
+                folded += 1
+        except UnknownTask as error:
+            self._wait_for(error.fingerprint)
+        except Gap as error:
+            log.warning("%s[%d]: %s; it is read again", self._journal, self.partition, error)
+            return False
+        self._ports.metrics.add("headrace_join_blocks", folded, partition=self.partition)
+        if generation == self.generation:
+            await self._emit(join)
+        return True
+
+    async def _fold_one(self, join: JoinPartition, batch: RecordBatch, index: int) -> None:
+        offset, time_ms = int(batch.offsets[index]), int(batch.timestamps_ms[index])
+        value = batch.value(index)
+        block: DecisionBlock | OutcomeBlock | Tick | BadRecord
+        try:
+            block = decode(value if value is not None else b"", self._ports.registry, expect=JOURNAL_EXPECTED)
+        except BadRecord as error:
+            block = error
+            where = (self._journal, self.partition, offset)
+            await self._ports.dead_letters.write(where, value, time_ms, error.reason, error.detail)
+        join.fold(offset, time_ms, block)
+
+    def _wait_for(self, fingerprint: bytes) -> None:
+        self.state, self._unknown = State.WAITING, fingerprint
+        self._ports.metrics.set("headrace_join_unknown_task", 1, partition=self.partition)
+        log.error(
+            "%s[%d] waits at offset %s for the task definition %s, which is not in %s: apply it again",
+            self._journal,
+            self.partition,
+            self.next_offset,
+            fingerprint.hex(),
+            topic(self._ports.settings.namespace, "tasks"),
+        )
+
+    def look_again(self) -> bool:
+        """Whether the definition waited for has come; then the partition must be read from `next_offset`."""
+        if self.state is not State.WAITING or self._unknown not in self._ports.tasks:
+            return False
+        self.state = State.FOLDING
+        self._ports.metrics.set("headrace_join_unknown_task", 0, partition=self.partition)
+        return True
+
+    async def _emit(self, join: JoinPartition) -> None:
+        """Write every block that is ready, waiting while too much of it has not come back."""
+        generation = self.generation
+        for block in join.emit():
+            payload = encode(block, self._ports.registry)
+            unread = Unread((block.fingerprint, block.kind), block.last, len(payload))
+            self._unread.append(unread)
+            self.unread_bytes += len(payload)
+            delivered = await self._ports.output.write(self._transitions, self.partition, payload)
+            delivered.add_done_callback(lambda future, unread=unread: self._acked(future, unread, generation))
+            while self.unread_bytes > self._ports.settings.unread_bytes_max and generation == self.generation:
+                await asyncio.sleep(ROOM_S)
+            if generation != self.generation:
+                return
+        await self.checkpoint()
+
+    def _acked(self, future: asyncio.Future[int], unread: Unread, generation: int) -> None:
+        if future.cancelled():
+            return
+        error = future.exception()
+        if error is None:
+            unread.acked_s, unread.offset = time.monotonic(), future.result()
+        elif generation == self.generation:
+            log.error("%s[%d]: %s", self._transitions, self.partition, error)
+            self._ports.metrics.add("headrace_write_errors", topic=self._transitions)
+            self._ports.restart(self.partition, "write error")
+
+    async def checkpoint(self) -> None:
+        """Write the newest Progress that read-back covers, if there is a new one."""
+        if self._join is None:
+            return
+        progress = self._join.progress(self._reader, self._read_offset)
+        if progress is not None:
+            payload = encode(progress, self._ports.registry)
+            delivered = await self._ports.output.write(self._transitions, self.partition, payload)
+            generation = self.generation
+            delivered.add_done_callback(lambda future: self._acked(future, Unread((b"", 0), START, 0), generation))
+
+    def read(self, read: Read) -> None:
+        """One record of our own output, as any reader sees it."""
+        if read.generation != self.generation or self._join is None:
+            return
+        self._read_offset = read.offset + 1
+        record = read.record
+        if isinstance(record, TransitionBlock):
+            self._judge(record, read.offset)
+        elif isinstance(record, Progress):
+            if self._reader.covers(record):
+                self._show(record)
+        else:
+            log.error("%s[%d] offset %d is not ours: %s", self._transitions, self.partition, read.offset, record)
+
+    def _judge(self, block: TransitionBlock, offset: int) -> None:
+        verdict = self._reader.offer(block)
+        if isinstance(verdict, Accepted):
+            self._ports.metrics.add("headrace_join_transitions", len(block) - verdict.start, partition=self.partition)
+            assert self._join is not None
+            self._join.accepted(block)
+            while self._unread and self._reader.hwm.get(self._unread[0].chain, START) >= self._unread[0].last:
+                self.unread_bytes -= self._unread.popleft().size_bytes
+            return
+        name, cause = ("headrace_join_holes", "hole") if isinstance(verdict, Hole) else ("headrace_join_forks", "fork")
+        self._ports.metrics.add(name, partition=self.partition)
+        log.error(
+            "%s[%d] offset %d: %s: %s; the partition restarts from what was read back",
+            self._transitions,
+            self.partition,
+            offset,
+            cause,
+            verdict if isinstance(verdict, Fork) else f"expected prev {verdict.expected}, got {verdict.got}",
+        )
+        self._ports.restart(self.partition, cause)
+
+    def needs_healing(self) -> bool:
+        """Whether a block was acked long ago and has not been read back accepted (join.md rule 9)."""
+        if not self._unread or self._unread[0].acked_s is None:
+            return False
+        oldest = self._unread[0]
+        waited_ms = (time.monotonic() - self._unread[0].acked_s) * 1000
+        passed = self._read_offset > oldest.offset
+        return waited_ms > self._ports.settings.heal_after_ms * (1 if passed else UNREAD_FACTOR)
+
+    def _show(self, progress: Progress) -> None:
+        """The counts of a countable Progress as metrics."""
+        metrics, partition = self._ports.metrics, self.partition
+        metrics.set("headrace_join_read_back_ms", progress.time_ms, partition=partition)
+        for bucket, count in progress.decision_counts.items():
+            metrics.set("headrace_join_decisions", count, partition=partition, bucket=bucket)
+        for bucket, count in progress.outcome_counts.items():
+            metrics.set("headrace_join_outcomes", count, partition=partition, bucket=bucket)
+
+    def show(self, end: int) -> None:
+        """Gauges of the fold; `end` is the journal partition's end offset."""
+        if self._join is None:
+            return
+        metrics, partition = self._ports.metrics, self.partition
+        metrics.set("headrace_join_progress_ms", self._join.time_ms, partition=partition)
+        metrics.set("headrace_join_open_decisions", self._join.num_open, partition=partition)
+        metrics.set("headrace_join_lag_records", max(0, end - self._join.next_offset), partition=partition)
+        if end <= self._join.next_offset and self._join.time_ms > 0:
+            metrics.set("headrace_join_clock_skew_ms", self._join.time_ms - self._ports.now_ms(), partition=partition)

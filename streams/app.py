@@ -1,0 +1,124 @@
+"""A stream worker: one process that plays the roles `ingest` and `join` as Faust apps.
+
+Owns the checks before the start, the failure that ends the process, and the exit code: 0 after SIGTERM, 1 with one
+clear line when something is missing, refused or broken for good (who supervises us starts us again).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+
+import uvloop
+
+from schemas.errors import UserError
+from schemas.registry import open_registry
+from schemas.telemetry import MetricsServer
+from schemas.topics import topic
+from streams import quiet
+from streams.health import Health
+from streams.metrics import worker_metrics
+from streams.settings import WorkerSettings
+from streams.tasks import TaskFollower
+from streams.topic_checks import require_append_time, require_same_partitions
+
+log = logging.getLogger(__name__)
+
+ROLES = ("ingest", "join")
+TASKS_READ_S = 15.0
+SOURCES_LOOK_S = 1.0
+
+
+def run(roles: set[str], settings: WorkerSettings) -> int:
+    """Play `roles` until SIGTERM or SIGINT; returns the exit code. Blocks; call it in the main thread.
+
+    Raises UserError: unknown role, no broker, a topic that is missing or not as it must be, nothing applied, a port
+    in use, a folder that cannot be written; later on, what only a person can put right (a gap in the journal).
+    """
+    unknown = roles - set(ROLES)
+    if unknown or not roles:
+        raise UserError(f"unknown role {', '.join(sorted(unknown)) or '(none)'}", f"name some of {', '.join(ROLES)}")
+    quiet.set_up(settings.log_level)
+    while True:
+        code = _Life(sorted(roles), settings).run()
+        if code is not None:
+            return code
+        log.info("the mapped source topics have changed: starting again with the new ones")
+
+
+class _Life:
+    """One life of the process: from the checks to the exit code, or to None when it should begin anew."""
+
+    def __init__(self, roles: list[str], settings: WorkerSettings) -> None:
+        self._roles, self._settings = roles, settings
+        self._failure: Exception | None = None
+        self._begins_anew = False
+        self._ended = threading.Event()
+
+    def run(self) -> int | None:
+        """Check, start, serve, stop."""
+        settings = self._settings
+        registry = open_registry(settings.schema_registry_url)
+        with TaskFollower(settings, registry) as tasks:
+            tasks.wait_ready(TASKS_READ_S)
+            self._check_topics(tasks)
+            metrics, health = worker_metrics(), Health(settings.stall_s_max)
+            server = MetricsServer(metrics, settings.metrics_host, settings.metrics_port, health.live, health.ready)
+            try:
+                # An app is bound to the loop that is current when it is made, so uvloop comes before Faust.
+                asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+                loop = asyncio.new_event_loop()
+                asyncio.set_event_loop(loop)
+                from streams import agents, faust_worker
+
+                faust_worker.data_folder(settings.state_dir)
+                context = agents.Context(settings, registry, tasks, metrics, health, self._fail)
+                roles = [agents.make_role(name, context) for name in self._roles]
+                server.start()
+                log.info(
+                    "%s serves %s; metrics at http://%s:%d/metrics",
+                    "+".join(self._roles), settings.namespace, settings.metrics_host, server.port,
+                )  # fmt: skip
+                if "ingest" in self._roles:
+                    threading.Thread(target=self._watch_sources, args=(tasks,), daemon=True).start()
+                code = faust_worker.execute([role.app for role in roles], loop, settings.stop_s_max)
+                for role in roles:
+                    role.close()
+            finally:
+                self._ended.set()
+                server.close()
+        return self._verdict(code)
+
+    def _verdict(self, code: int) -> int | None:
+        if isinstance(self._failure, UserError):
+            raise self._failure
+        if self._failure is not None:
+            return 1
+        return None if self._begins_anew and code == 0 else code
+
+    def _check_topics(self, tasks: TaskFollower) -> None:
+        """What Faust would not notice: it waits for ever for a topic that does not exist."""
+        name, settings = self._settings.namespace, self._settings
+        ours = [topic(name, each) for each in ("outcomes", "journal", "transitions", "dead-letters")]
+        require_append_time(settings, ours[:3])
+        require_same_partitions(settings, ours[1:3], tasks.namespace.partitions)
+        require_same_partitions(settings, [ours[0], ours[3], *(source.topic for source in tasks.sources)], None)
+
+    def _watch_sources(self, tasks: TaskFollower) -> None:
+        """Begin anew when other sources are applied: a Faust app's topics are fixed at its start."""
+        started_with = tasks.sources
+        while not self._ended.wait(SOURCES_LOOK_S):
+            if tasks.sources != started_with:
+                self._begins_anew = True
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    def _fail(self, error: Exception) -> None:
+        """End the process with this error; the first one counts."""
+        if self._failure is None:
+            self._failure = error
+            log.error("%s", error)
+            os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,145 @@
+"""Faust apps as we run them: every setting with its reason, and one process around them.
+
+Reasons that are measurements stand in the design notes on Faust; the ones that lose records if changed are marked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import faust
+import faust.streams
+
+from schemas.errors import UserError
+from streams.settings import WorkerSettings
+from streams.transport import SCHEME, ColumnarApp, register
+
+log = logging.getLogger(__name__)
+
+
+def make_app(role: str, topics: Iterable[str], settings: WorkerSettings) -> ColumnarApp:
+    """A Faust app of the group ``<namespace>.<role>`` whose `topics` come as record batches."""
+    if vars(faust.streams)["_CStreamIterator"] is None:  # the Python twin acknowledges messages that it skips
+        raise UserError(
+            "Faust runs without its compiled parts, and then loses records at a rebalance",
+            "install the faust-streaming wheel for this platform and unset NO_CYTHON",
+        )
+    names = frozenset(topics)
+    log.info("%s: record batches are decoded %s", role, register(names, settings.decode_in_place))
+    group = f"{settings.namespace}.{role}"
+    app = ColumnarApp(
+        group,
+        broker=[f"{SCHEME}://{server}" for server in settings.bootstrap.split(",")],
+        store="memory://",
+        datadir=settings.state_dir / "faust" / group,
+        web_enabled=False,  # on by default, without authentication
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        reply_create_topic=False,
+        consumer_auto_offset_reset="earliest",  # the log is the truth
+        consumer_max_fetch_size=settings.fetch_bytes_max,
+        consumer_metadata_max_age_ms=30_000,
+        broker_check_crcs=True,
+        broker_session_timeout=settings.session_timeout_s,
+        broker_heartbeat_interval=settings.heartbeat_s,
+        broker_rebalance_timeout=60.0,
+        broker_commit_interval=settings.commit_interval_s,
+        broker_commit_every=1_000_000,  # counts batches: the interval decides
+        stream_buffer_maxsize=64,  # counts batches of up to a megabyte
+        stream_wait_empty=True,  # loses nothing on SIGTERM
+        table_standby_replicas=1,  # 0 would replace Faust's co-partitioning assignor by round robin
+        producer_request_timeout=30,
+        worker_redirect_stdouts=False,
+        **_security(settings),
+    )
+    app.columnar_topics = names
+    return app
+
+
+def check_assignor(app: ColumnarApp) -> None:
+    """Raise RuntimeError unless Faust's own co-partitioning assignor is in force (our mistake or a new Faust's)."""
+    consumer: Any = app.consumer
+    if consumer._thread._assignor is not app.assignor:
+        raise RuntimeError("Faust's assignor is not in force: table_standby_replicas must stay at 1")
+
+
+class _Worker(faust.Worker):
+    """Leaves logging alone, and never takes longer to stop than it may."""
+
+    stop_s_max = 9.0
+
+    def _on_sigterm(self) -> None:
+        self._end_by_force_later()
+        super()._on_sigterm()
+
+    def _on_sigint(self) -> None:
+        self._end_by_force_later()
+        self._flag_as_shutdown_by_signal()
+        super()._on_sigterm()
+
+    def _end_by_force_later(self) -> None:
+        timer = threading.Timer(self.stop_s_max, _end_by_force, (self.stop_s_max,))
+        timer.daemon = True
+        timer.start()
+
+
+def _end_by_force(waited_s: float) -> None:
+    log.error(
+        "stopping took longer than %g s (is the broker gone?): ending now; nothing that was acked is lost", waited_s
+    )
+    os._exit(1)
+
+
+def execute(apps: Sequence[ColumnarApp], loop: asyncio.AbstractEventLoop, stop_s_max: float) -> int:
+    """Run the apps until a signal or a crash; returns the exit code."""
+    worker = _Worker(apps[0], *apps[1:], loop=loop, override_logging=False, redirect_stdouts=False, quiet=True)
+    worker.stop_s_max = stop_s_max
+    worker.spinner = None
+    for app in apps:
+        app.in_worker = True
+    try:
+        worker.execute_from_commandline()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+
+
+def data_folder(state_dir: Path) -> None:
+    """Make the folder that Faust insists on. Raises UserError when it cannot be written."""
+    try:
+        (state_dir / "faust").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the state folder {state_dir} cannot be written: {error.strerror or error}",
+            "set HEADRACE_STATE_DIR to a folder that this user may write",
+        ) from error
+
+
+def _security(settings: WorkerSettings) -> dict[str, Any]:
+    """Faust's credentials out of the librdkafka properties that every other client uses."""
+    protocol = settings.kafka_options.get("security.protocol", "plaintext").lower()
+    if protocol == "plaintext":
+        return {}
+    import ssl
+
+    options = settings.kafka_options
+    context = ssl.create_default_context(cafile=options.get("ssl.ca.location"))
+    if certificate := options.get("ssl.certificate.location"):
+        context.load_cert_chain(certificate, options.get("ssl.key.location"), options.get("ssl.key.password"))
+    if options.get("ssl.endpoint.identification.algorithm") == "none":
+        context.check_hostname = False
+    if protocol == "ssl":
+        return {"broker_credentials": faust.SSLCredentials(context)}
+    return {
+        "broker_credentials": faust.SASLCredentials(
+            username=options.get("sasl.username"),
+            password=options.get("sasl.password"),
+            mechanism=options.get("sasl.mechanism", options.get("sasl.mechanisms", "PLAIN")),
+            ssl_context=context if protocol == "sasl_ssl" else None,
+        )
+    }

@@ -1,0 +1,56 @@
+"""Logging of the workers: to stderr, and an outage is said once, not a thousand times.
+
+aiokafka writes about sixty errors per second while a broker is gone, librdkafka one per try.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import time
+
+REPEAT_S = 60.0
+_NOISY = ("aiokafka", "headrace.kafka", "faust.transport", "kafka")
+_NUMBERS = re.compile(r"\d+(\.\d+)?")
+FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class SayOnce(logging.Filter):
+    """Lets a message through once per `REPEAT_S`, whatever numbers (ports, attempts, seconds) stand in it."""
+
+    def __init__(self, repeat_s: float = REPEAT_S) -> None:
+        super().__init__()
+        self._repeat_s = repeat_s
+        self._said: dict[str, tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """False for a repetition; the next one that is let through says how many were not."""
+        if record.levelno < logging.WARNING or not record.name.startswith(_NOISY):
+            return True
+        key = record.name + _NUMBERS.sub("#", record.getMessage())[:120]
+        now = time.monotonic()
+        said_s, num_left_out = self._said.get(key, (-self._repeat_s, 0))
+        if now - said_s < self._repeat_s:
+            self._said[key] = (said_s, num_left_out + 1)
+            return False
+        if num_left_out:
+            record.msg, record.args = f"{record.getMessage()} (and {num_left_out} like this)", None
+        if len(self._said) > 1000:
+            self._said.clear()
+        self._said[key] = (now, 0)
+        record.exc_info, record.exc_text = None, None
+        return True
+
+
+def set_up(level: str) -> None:
+    """Log to stderr from `level` on, third parties from WARNING on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter(FORMAT))
+    handler.addFilter(SayOnce())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    # "streams.transport" is the name under which Faust's own services log for our subclasses.
+    for name in ("faust", "mode", "aiokafka", "kafka", "numba", "headrace.kafka", "streams.transport"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
