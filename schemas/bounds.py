@@ -238,12 +238,12 @@ def _read_primitive(buffer: U8, position: int, op: int, argument: int, finite: b
     end = len(buffer)
     if op == LONG:
         return read_long(buffer, position, end)[1]
-    if op == STRING or op == BYTES:
+    if op in (STRING, BYTES):
         length, position = read_length(buffer, position, end, argument)
         if position < 0 or op == BYTES:
             return position + length if position >= 0 else position
         return utf8_end(buffer, position, position + length)
-    if op == INT or op == ENUM:
+    if op in (INT, ENUM):
         value, position = read_long(buffer, position, end)
         if position < 0:
             return position

@@ -24,6 +24,8 @@ from schemas.column_reader import LayoutFault, read_fields
 from schemas.column_writer import write_fields
 from schemas.columns import DTYPES, block_of, fields_of
 from schemas.intake import outcome_of, parse_json, request_of
+from schemas.layout import DTYPES as ARRAY_DTYPES
+from schemas.layout import STRINGS
 from schemas.record_fields import RECORD_TYPES, fields_of_record, record_of
 from schemas.records import DecisionRequest, Outcome, Record
 from schemas.registry import RegisteredSchema, Registry
@@ -36,6 +38,16 @@ _TYPES: dict[str, type] = {
     **RECORD_TYPES,
     **{kind.__name__: kind for kind in (DecisionBlock, OutcomeBlock, Tick, TransitionBlock)},
 }
+_FASTAVRO_ERRORS = (
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ValueError,
+    struct.error,
+    fastavro.read.SchemaResolutionError,
+)
+"""What fastavro raises for bytes that passed `check` but do not resolve to the reader's schema."""
 _NUM_HEADER = 5
 _OPEN_BRACE = 0x7B
 
@@ -81,46 +93,32 @@ def _fastavro(view: U8, writer: RegisteredSchema, reader: RegisteredSchema | Non
         return fastavro.schemaless_reader(
             io.BytesIO(view[_NUM_HEADER:].data), writer.avro, None if reader is None else reader.avro
         )
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        IndexError,
-        EOFError,
-        OverflowError,
-        ArithmeticError,
-        struct.error,
-    ) as error:
+    except _FASTAVRO_ERRORS as error:
         raise BadRecord("unknown-schema", f"schema {writer.id} ({writer.name}) cannot be read: {error!r}") from error
-    except fastavro.read.SchemaResolutionError as error:
-        raise BadRecord("unknown-schema", f"schema {writer.id} cannot be read as {writer.name}: {error}") from error
 
 
 def _resolved_columns(fields: dict[str, Any], reader: RegisteredSchema) -> dict[str, Any]:
     """Fields of a block as columns, from the plain values of an earlier version."""
-    arrays = {field["name"]: field["type"]["items"] for field in reader.avro["fields"] if isinstance(field["type"], dict)
-              and field["type"]["type"] == "array"}  # fmt: skip
-    kinds = {"float": np.float32, "double": np.float64, "int": np.int32, "long": np.int64}
-    for name, items in arrays.items():
-        values = fields[name]
-        if items == "string":
-            fields[name] = Strings.of(values) if values else NO_STRINGS
-        else:
-            fields[name] = np.array(values, kinds[items])
-    for name, dtype in DTYPES.items():
-        if name in fields:
-            if len(fields[name]) % dtype.itemsize:
-                raise BadRecord(
-                    "bad-columns", f"{name} has {len(fields[name])} bytes, not a multiple of {dtype.itemsize}"
-                )
-            fields[name] = np.frombuffer(fields[name], dtype).copy()
+    layout = reader.layout
+    assert layout is not None, "our own blocks have a layout"
+    for name, kind in zip(layout.names, layout.kinds, strict=True):
+        if kind == STRINGS:
+            fields[name] = Strings.of(fields[name]) if fields[name] else NO_STRINGS
+        elif kind in ARRAY_DTYPES:
+            fields[name] = np.array(fields[name], ARRAY_DTYPES[kind])
+        elif name in DTYPES:
+            size = DTYPES[name].itemsize
+            if len(fields[name]) % size:
+                raise BadRecord("bad-columns", f"{name} has {len(fields[name])} bytes, not a multiple of {size}")
+            fields[name] = np.frombuffer(fields[name], DTYPES[name]).copy()
     return fields
 
 
-def _decode_block(view: U8, writer: RegisteredSchema, registry: Registry, limits: Limits) -> Block:
-    if writer.layout is not None:
+def _decode_block(view: U8, writer: RegisteredSchema, registry: Registry, limits: Limits, strings: bool) -> Block:
+    layout = writer.layout if strings else writer.layout_of_numbers
+    if layout is not None:
         try:
-            fields = read_fields(view, _NUM_HEADER, writer.layout, DTYPES, limits.num_items_max)
+            fields = read_fields(view, _NUM_HEADER, layout, DTYPES, limits.num_items_max)
         except LayoutFault as fault:
             raise bad(fault.code, f"{writer.name}.{fault.field}", fault.byte) from None
     else:
@@ -137,12 +135,16 @@ def decode(
     registry: Registry,
     limits: Limits = LIMITS,
     expect: type | tuple[type, ...] | None = None,
+    *,
+    strings: bool = True,
 ) -> Any:
     """The record or block of a message.
 
-    `expect` names the types that may stand here. Arrays of blocks are owned, aligned and writable. A DecisionBlock
-    may hold rows with unusable numbers: ask `columns.sound_rows`. Raises BadRecord with reason and detail, or
-    RegistryUnavailable when the writer's schema cannot be fetched now.
+    `expect` names the types that may stand here. Without `strings` the ids of a block are checked but left out: the
+    join needs none, and they take as long as all numbers. Arrays of blocks are owned, aligned and writable. A
+    DecisionBlock may hold rows with unusable numbers: ask `columns.sound_rows`.
+
+    Raises BadRecord with reason and detail, or RegistryUnavailable when the writer's schema cannot be fetched now.
     """
     view = view_of(payload)
     if len(view) > limits.message_bytes_max:
@@ -154,7 +156,7 @@ def decode(
     if expect is not None and not issubclass(kind, expect):
         raise BadRecord("wrong-type", f"a {writer.name} stands here, expected {_names(expect)}")
     if kind in (DecisionBlock, OutcomeBlock, TransitionBlock, Tick):
-        return _decode_block(view, writer, registry, limits)
+        return _decode_block(view, writer, registry, limits, strings)
     check(view, _NUM_HEADER, writer.program, limits)
     fields = _fastavro(view, writer, None if writer.is_current else registry.reader_of(writer.name))
     return record_of(writer.name, fields, limits)

@@ -15,7 +15,7 @@ import numba
 import numpy as np
 
 from schemas.blocks import I32, I64, NO_STRINGS, U8, Strings
-from schemas.layout import BYTES, DTYPES, F32S, F64S, FIXED, I64S, NUMBER, STRINGS, TEXT, Layout
+from schemas.layout import BYTES, DTYPES, F32S, F64S, FIXED, I64S, NUMBER, STRINGS, TEXT, UNREAD_STRINGS, Layout
 from schemas.varints import (
     BAD_BLOCK,
     BAD_COLUMNS,
@@ -24,6 +24,7 @@ from schemas.varints import (
     TOO_MANY_ITEMS,
     TRAILING_BYTES,
     TRUNCATED,
+    copy_bytes,
     read_length,
     read_long,
     utf8_end,
@@ -50,32 +51,41 @@ def _array_head(buffer: U8, position: int, items_left: int) -> tuple[int, int, i
 
 
 @numba.njit(cache=True, nogil=True)
+def _skip_strings(buffer: U8, position: int, count: int) -> tuple[int, int]:
+    """(position after `count` strings or -code, their bytes). Checks UTF-8: all together, singly if not ASCII."""
+    first, num_bytes = position, 0
+    for _ in range(count):
+        length, position = read_length(buffer, position, len(buffer), len(buffer))
+        if position < 0:
+            break
+        position += length
+        num_bytes += length
+    if position >= 0 and utf8_end(buffer, first, position) < 0:  # lengths of 64 and more look like bytes of UTF-8
+        after = first
+        for _ in range(count):
+            length, after = read_long(buffer, after, len(buffer))
+            after = utf8_end(buffer, after, after + length)
+            if after < 0:
+                position = after
+                break
+    return position, num_bytes
+
+
+@numba.njit(cache=True, nogil=True)
 def _skip_items(buffer: U8, position: int, kind: int, count: int) -> tuple[int, int]:
     """(position after `count` items or -code, bytes of their strings). Varints are only skipped: pass 2 reads them."""
     end = len(buffer)
-    num_bytes = 0
     if kind == F32S or kind == F64S:  # noqa: SIM109 - numba compiles two comparisons, not a tuple
         size = count * (4 if kind == F32S else 8)
         return (position + size if size <= end - position else -TRUNCATED), 0
     if count > end - position:
         return -TRUNCATED, 0
-    if kind == STRINGS:
-        for _ in range(count):
-            length, position = read_length(buffer, position, end, end)
-            if position < 0:
-                return position, 0
-            position = utf8_end(buffer, position, position + length)
-            if position < 0:
-                return position, 0
-            num_bytes += length
-        return position, num_bytes
-    while count > 0:
-        if position == end:
-            return -TRUNCATED, 0
-        if buffer[position] < 0x80:
-            count -= 1
+    if kind >= STRINGS:
+        return _skip_strings(buffer, position, count)
+    while count > 0 and position < end:
+        count -= buffer[np.uint64(position)] < 0x80
         position += 1
-    return position, 0
+    return (position if count == 0 else -TRUNCATED), 0
 
 
 @numba.njit(cache=True, nogil=True)
@@ -119,6 +129,9 @@ def _measure(buffer: U8, position: int, layout: I64, num_items_max: int) -> tupl
                     after = -BAD_BLOCK
                 if after < 0:
                     break
+            if kind == UNREAD_STRINGS:
+                position = after
+                continue
             width = 8 if kind == F64S or kind == I64S else 12 if kind == STRINGS else 4  # noqa: SIM109
             arena += (table[field, 1] * width + 7) // 8 * 8 + (table[field, 2] + 7) // 8 * 8
         if after < 0:
@@ -135,22 +148,20 @@ def _copy_numbers(
     end = len(buffer)
     if kind == F32S or kind == F64S:  # noqa: SIM109
         size = count * (4 if kind == F32S else 8)
-        arena[target : target + size] = buffer[position : position + size]
+        copy_bytes(buffer, position, size, arena, target)
         return position + size
+    lowest = highest = 0
     for index in range(count):
-        byte = np.int64(buffer[position])
-        if byte < 0x80:
-            value, position = int((byte >> 1) ^ -(byte & 1)), position + 1
-        else:
-            value, position = read_long(buffer, position, end)
-            if position < 0:
-                return position
+        value, position = read_long(buffer, position, end)
+        if position < 0:
+            break
         if kind == I64S:
-            longs[target // 8 + index] = value
-        elif -(1 << 31) <= value < (1 << 31):
-            ints[target // 4 + index] = value
+            longs[np.uint64(target // 8 + index)] = value
         else:
-            return -OUT_OF_RANGE
+            ints[np.uint64(target // 4 + index)] = value
+            lowest, highest = min(lowest, value), max(highest, value)
+    if position >= 0 and (lowest < -(1 << 31) or highest >= 1 << 31):
+        position = -OUT_OF_RANGE
     return position
 
 
@@ -161,9 +172,8 @@ def _copy_strings(
     """(position after `count` strings, byte of the arena after them); starts count from byte `first` of the arena."""
     for index in range(count):
         length, position = read_long(buffer, position, len(buffer))
-        starts[index], lengths[index] = chars - first, length
-        for byte in range(length):
-            arena[chars + byte] = buffer[position + byte]
+        starts[np.uint64(index)], lengths[np.uint64(index)] = chars - first, length
+        copy_bytes(buffer, position, length, arena, chars)
         position += length
         chars += length
     return position, chars
@@ -179,8 +189,8 @@ def _fill(buffer: U8, layout: I64, table: I64, arena_bytes: int) -> tuple[int, i
         kind, target = layout[field, 0], table[field, 3]
         position, total = table[field, 0], table[field, 1]
         if kind == BYTES:
-            arena[target : target + total] = buffer[position : position + total]
-        if kind <= BYTES:
+            copy_bytes(buffer, position, total, arena, target)
+        if kind <= BYTES or kind == UNREAD_STRINGS:
             continue
         width = 8 if kind == F64S or kind == I64S else 4  # noqa: SIM109
         lengths = target // 4 + 2 * total
@@ -222,7 +232,7 @@ class LayoutFault(Exception):
 def read_fields(
     view: U8, start: int, layout: Layout, dtypes: Mapping[str, np.dtype[Any]], num_items_max: int
 ) -> dict[str, Any]:
-    """All fields of view[start:] by name: str, int, bytes, 1-d owned aligned arrays, or Strings.
+    """All fields of view[start:] by name: str, int, bytes, 1-d owned aligned arrays, Strings or, unread, their number.
 
     `view` read-only (n,) uint8; `dtypes` says which bytes fields are columns and of what. Raises LayoutFault.
     """
@@ -235,6 +245,8 @@ def read_fields(
             fields[name] = first
         elif kind == TEXT:
             fields[name] = view[first : first + count].tobytes().decode()
+        elif kind == UNREAD_STRINGS:
+            fields[name] = count
         elif kind == STRINGS:
             fields[name] = _strings(arena, count, num_chars, target)
         elif kind in DTYPES:

@@ -6,12 +6,13 @@ Owns which bytes field is a column of what, and which columns must be how long. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
 
 from schemas.blocks import (
+    NO_STRINGS,
     DecisionBlock,
     DecisionColumns,
     FeatureColumns,
@@ -24,7 +25,7 @@ from schemas.outcome_columns import OutcomeColumns, decode_outcomes
 from schemas.records import DecisionBucket
 from schemas.soundness import all_sound_where, count_sums, first_not_finite, rises, sound_rows
 
-__all__ = ["DTYPES", "OutcomeColumns", "block_of", "decode_outcomes", "fields_of", "sound_rows"]
+__all__ = ["DTYPES", "NAMES_ALWAYS_READ", "OutcomeColumns", "block_of", "decode_outcomes", "fields_of", "sound_rows"]
 
 _U64, _I32, _U8 = np.dtype("<u8"), np.dtype("<i4"), np.dtype("u1")
 DTYPES: Mapping[str, np.dtype[Any]] = {
@@ -36,6 +37,12 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     **dict.fromkeys(("reasons", "terminal", "buckets", "flags"), _U8),
 }
 """Element type of the bytes fields that are columns."""
+
+NAMES_ALWAYS_READ = frozenset({"type_names"})
+"""String columns that numbers refer to."""
+_BUCKET_MAX = len(DecisionBucket) - 1
+_LEARNT_MAX = int(DecisionBucket.DEFAULTED)
+"""Buckets up to this one are learnt from, so their rows must be sound."""
 
 
 def _mismatch(name: str, actual: int, *expected: int) -> NoReturn:
@@ -59,6 +66,15 @@ def _matrix(fields: Mapping[str, Any], name: str, num_rows: int, width: int, *, 
     if optional and not len(column):
         return column.reshape(0, width)
     _mismatch(name, len(column), num_rows * width, *((0,) if optional else ()))
+
+
+def _strings(fields: Mapping[str, Any], name: str, num: int) -> Strings:
+    """A column of `num` strings or of none; none if it was left unread."""
+    strings = fields[name]
+    found = strings if isinstance(strings, int) else len(strings)
+    if found not in (0, num):
+        _mismatch(name, found, 0, num)
+    return NO_STRINGS if isinstance(strings, int) else strings
 
 
 def _rows_of(fields: Mapping[str, Any], limits: Limits) -> int:
@@ -136,10 +152,10 @@ def _decision_block(fields: Mapping[str, Any], limits: Limits) -> DecisionBlock:
         request_partitions=_length(fields, "request_partitions", num_rows),
         request_offsets=_length(fields, "request_offsets", num_rows),
         columns=columns,
-        decision_ids=_length(fields, "decision_ids", 0, num_rows),
-        subjects=_length(fields, "subjects", 0, num_rows),
-        action_ids=_length(fields, "action_ids", 0, len(columns.propensities) // columns.num_slots),
-        episode_ids=_length(fields, "episode_ids", 0, num_rows),
+        decision_ids=_strings(fields, "decision_ids", num_rows),
+        subjects=_strings(fields, "subjects", num_rows),
+        action_ids=_strings(fields, "action_ids", len(columns.propensities) // columns.num_slots),
+        episode_ids=_strings(fields, "episode_ids", num_rows),
     )
 
 
@@ -154,12 +170,12 @@ def _transition_block(fields: Mapping[str, Any], limits: Limits) -> TransitionBl
         raise BadRecord("out-of-range", f"positions rise strictly, from above prev {fields['prev']}")
     if not rises(closed_at_ms, False):
         raise BadRecord("out-of-range", "closed_at_ms never falls")
-    if buckets.max() > max(DecisionBucket):
+    if int(buckets.max()) > _BUCKET_MAX:
         raise BadRecord("out-of-range", f"buckets: code {buckets.max()} is no bucket")
     at = first_not_finite(rewards.reshape(-1))
     if at >= 0:
         raise BadRecord("not-finite", f"rewards of row {at // columns.num_slots}: {rewards.flat[at]}")
-    at = all_sound_where(sound_rows(columns), buckets, DecisionBucket.DEFAULTED)
+    at = all_sound_where(sound_rows(columns), buckets, _LEARNT_MAX)
     if at >= 0:
         raise BadRecord("bad-row", f"row {at} has bucket {DecisionBucket(buckets[at]).label}, but is not sound")
     return TransitionBlock(
@@ -206,13 +222,17 @@ def _outcome_block(fields: Mapping[str, Any], limits: Limits) -> OutcomeBlock:
         values=values,
         times_ms=_length(fields, "times_ms", num_rows),
         type_names=type_names,
-        outcome_ids=_length(fields, "outcome_ids", 0, num_rows),
-        subjects=_length(fields, "subjects", 0, num_rows),
-        decision_ids=_length(fields, "decision_ids", 0, num_rows),
+        outcome_ids=_strings(fields, "outcome_ids", num_rows),
+        subjects=_strings(fields, "subjects", num_rows),
+        decision_ids=_strings(fields, "decision_ids", num_rows),
     )
 
 
-_BUILDERS = {"DecisionBlock": _decision_block, "OutcomeBlock": _outcome_block, "TransitionBlock": _transition_block}
+_BUILDERS: Mapping[str, Callable[[Mapping[str, Any], Limits], DecisionBlock | OutcomeBlock | TransitionBlock]] = {
+    "DecisionBlock": _decision_block,
+    "OutcomeBlock": _outcome_block,
+    "TransitionBlock": _transition_block,
+}
 
 
 def block_of(name: str, fields: Mapping[str, Any], limits: Limits) -> DecisionBlock | OutcomeBlock | TransitionBlock:

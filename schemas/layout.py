@@ -13,7 +13,8 @@ import numpy as np
 
 from schemas.blocks import I64
 
-TEXT, NUMBER, FIXED, BYTES, F32S, F64S, I32S, I64S, STRINGS = range(9)
+TEXT, NUMBER, FIXED, BYTES, F32S, F64S, I32S, I64S, STRINGS, UNREAD_STRINGS = range(10)
+"""Kinds of fields. Unread strings are checked like the others, but only their number is kept."""
 _ARRAYS = {"float": F32S, "double": F64S, "int": I32S, "long": I64S, "string": STRINGS}
 _SCALARS = {"string": TEXT, "int": NUMBER, "long": NUMBER, "bytes": BYTES}
 DTYPES: dict[int, np.dtype[Any]] = {
@@ -36,7 +37,8 @@ class Layout:
 
 def layout_of(schema: dict[str, Any]) -> Layout:
     """Layout of a parsed record schema whose fields are all flat; raises KeyError for any other."""
-    rows, fixed_sizes = [], {}
+    rows: list[tuple[int, int]] = []
+    fixed_sizes: dict[str, int] = {}
     for field in schema["fields"]:
         kind = field["type"]
         if isinstance(kind, str):
@@ -48,3 +50,14 @@ def layout_of(schema: dict[str, Any]) -> Layout:
             rows.append((_ARRAYS[kind["items"]], 0))
     names = tuple(field["name"] for field in schema["fields"])
     return Layout(names, tuple(kind for kind, _ in rows), np.array(rows, np.int64).reshape(-1, 2))
+
+
+def without_strings(layout: Layout, keep: frozenset[str]) -> Layout:
+    """The layout for readers that want numbers only: string columns stay unread, but for those named in `keep`."""
+    kinds = tuple(
+        UNREAD_STRINGS if kind == STRINGS and name not in keep else kind
+        for name, kind in zip(layout.names, layout.kinds, strict=True)
+    )
+    table = layout.table.copy()
+    table[:, 0] = kinds
+    return Layout(layout.names, kinds, table)

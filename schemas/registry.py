@@ -15,10 +15,11 @@ import fastavro
 import orjson
 
 from schemas.bounds import LIMITS, BadRecord, Limits, Program, compile_schema, view_of
+from schemas.columns import NAMES_ALWAYS_READ
 from schemas.compatibility import NAMESPACE, Released, current, fingerprint, released
 from schemas.errors import UserError
 from schemas.intake import parse_json
-from schemas.layout import Layout, layout_of
+from schemas.layout import Layout, layout_of, without_strings
 
 _FORGET_UNKNOWN_S = 60.0
 """An id that the registry did not know is asked for again after this long: a stream of bad ids must not become a
@@ -44,6 +45,8 @@ class RegisteredSchema:
     """For fastavro."""
     layout: Layout | None
     """Columns of a current block."""
+    layout_of_numbers: Layout | None
+    """The same for readers that leave the strings unread."""
 
 
 class RegistryUnavailable(UserError):
@@ -95,7 +98,8 @@ def register(schema_id: int, schema: Any, limits: Limits = LIMITS) -> Registered
     is_current = name is not None and version == current()[name].version
     layout = layout_of(schema) if is_current and name in _BLOCKS else None
     full_name = name or (str(schema.get("name", "")) if isinstance(schema, dict) else "")
-    return RegisteredSchema(schema_id, full_name, version, is_current, program, parsed, layout)
+    numbers = None if layout is None else without_strings(layout, NAMES_ALWAYS_READ)
+    return RegisteredSchema(schema_id, full_name, version, is_current, program, parsed, layout, numbers)
 
 
 class FileRegistry:

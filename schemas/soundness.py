@@ -29,7 +29,7 @@ def count_sums(num_candidates: I32, context_token_counts: I32, action_token_coun
         total += count
     if fewest < 1:
         total = np.int64(-1)
-    return np.int64(most), total, _sum_of_counts(context_token_counts), _sum_of_counts(action_token_counts)
+    return int(most), int(total), _sum_of_counts(context_token_counts), _sum_of_counts(action_token_counts)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -37,9 +37,9 @@ def _sum_of_counts(counts: I32) -> int:
     total = np.int64(0)
     for count in counts:
         if count < 0:
-            return np.int64(-1)
+            return -1
         total += count
-    return total
+    return int(total)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -60,7 +60,7 @@ def _finite(bits: I32, first: int, last: int) -> bool:
     highest = np.int32(0)
     for index in range(first, last):
         highest = max(highest, bits[index] & np.int32(0x7F800000))
-    return highest != np.int32(0x7F800000)
+    return bool(highest != np.int32(0x7F800000))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -69,7 +69,7 @@ def _finite_f64(bits: I64, first: int, last: int) -> bool:
     highest = np.int64(0)
     for index in range(first, last):
         highest = max(highest, bits[index] & np.int64(0x7FF0000000000000))
-    return highest != np.int64(0x7FF0000000000000)
+    return bool(highest != np.int64(0x7FF0000000000000))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -92,7 +92,7 @@ def _tokens(tokens: I32, values: I32, first: int, last: int) -> bool:
     lowest = np.int32(0)
     for index in range(first, last):
         lowest = min(lowest, tokens[index])
-    return lowest >= 0 and _finite(values, first, last)
+    return bool(lowest >= 0) and _finite(values, first, last)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -111,10 +111,13 @@ def _sound(
     drawn: I64,
     widths: tuple[int, int, int, int],
 ) -> Bools:
-    """`sound_rows` on flat arrays, floats as their bits; widths: slots, context features, action features, float64 numbers per row."""
+    """`sound_rows` on flat arrays, floats as their bits.
+
+    widths: slots, context features, action features, float64 numbers per row.
+    """
     num_slots, context_width, action_width, drawn_width = widths
     sound = np.empty(len(num_candidates), np.bool_)
-    candidate = context_token = action_token = np.int64(0)
+    candidate = context_token = action_token = 0
     for row in range(len(num_candidates)):
         count = num_candidates[row]
         good = _finite(context, row * context_width, (row + 1) * context_width)

@@ -75,33 +75,37 @@ REASONS: tuple[tuple[str, str], ...] = (
 
 @numba.njit(cache=True, nogil=True)
 def read_long(buffer: U8, position: int, end: int) -> tuple[int, int]:
-    """(value, position after it or -code). Zig-zag varint of at most ten bytes and 64 bits."""
+    """(value, position after it or -code). Zig-zag varint of at most ten bytes and 64 bits.
+
+    One exit only, here and below: with several, numba counts references to the buffer at each of them, atomically,
+    and the function takes eight times as long (measured: 20 ns instead of 2.4).
+    """
     raw = np.uint64(0)
     shift = np.uint64(0)
-    while position < end:
-        byte = np.uint64(buffer[position])
+    byte = np.uint64(0x80)
+    while byte >= np.uint64(0x80) and position < end and shift < np.uint64(70):
+        byte = np.uint64(buffer[np.uint64(position)])  # an unsigned index: no test for counting from the end
         position += 1
-        if shift == np.uint64(63) and byte > np.uint64(1):
-            return 0, -BAD_VARINT
         raw |= (byte & np.uint64(0x7F)) << shift
-        if byte < np.uint64(0x80):
-            return np.int64(raw >> np.uint64(1)) ^ -np.int64(raw & np.uint64(1)), position
         shift += np.uint64(7)
-    return 0, -TRUNCATED
+    if shift == np.uint64(70) and byte > np.uint64(1):
+        position = -BAD_VARINT
+    elif byte >= np.uint64(0x80):
+        position = -TRUNCATED
+    return int(np.int64(raw >> np.uint64(1)) ^ -np.int64(raw & np.uint64(1))), position
 
 
 @numba.njit(cache=True, nogil=True)
 def read_length(buffer: U8, position: int, end: int, length_max: int) -> tuple[int, int]:
     """(length, position of the first byte or -code) of a string or of bytes that lies wholly before `end`."""
     length, position = read_long(buffer, position, end)
-    if position < 0:
-        return 0, position
-    if length < 0:
-        return 0, -NEGATIVE_LENGTH
-    if length > length_max:
-        return 0, -TOO_LARGE
-    if length > end - position:
-        return 0, -TRUNCATED
+    if position >= 0:
+        if length < 0:
+            position = -NEGATIVE_LENGTH
+        elif length > length_max:
+            position = -TOO_LARGE
+        elif length > end - position:
+            position = -TRUNCATED
     return length, position
 
 
@@ -119,27 +123,39 @@ def is_finite_f64(buffer: U8, position: int) -> bool:
 
 @numba.njit(cache=True, nogil=True)
 def utf8_end(buffer: U8, position: int, end: int) -> int:
-    """`end` if buffer[position:end] is UTF-8 (RFC 3629: no surrogates, nothing overlong), else -BAD_UTF8."""
-    while position < end:
+    """`end` if buffer[position:end] is UTF-8, else -BAD_UTF8. ASCII, the usual case, is one reduction over bytes."""
+    ored = np.uint8(0)
+    for index in range(np.uint64(position), np.uint64(end)):
+        ored |= buffer[index]
+    return end if ored < np.uint8(0x80) else _utf8_end(buffer, position, end)
+
+
+@numba.njit(cache=True, nogil=True)
+def _utf8_end(buffer: U8, position: int, end: int) -> int:
+    """`utf8_end`, byte by byte (RFC 3629: no surrogates, nothing overlong, nothing above U+10FFFF)."""
+    good = True
+    while good and position < end:
         lead = buffer[position]
         position += 1
         if lead < 0x80:
             continue
-        if lead < 0xC2 or lead > 0xF4:
-            return -BAD_UTF8
         following = 1 if lead < 0xE0 else 2 if lead < 0xF0 else 3
-        if end - position < following:
-            return -BAD_UTF8
-        second = buffer[position]
-        low = 0xA0 if lead == 0xE0 else 0x90 if lead == 0xF0 else 0x80
-        high = 0x9F if lead == 0xED else 0x8F if lead == 0xF4 else 0xBF
-        if second < low or second > high:
-            return -BAD_UTF8
-        for index in range(1, following):
-            if buffer[position + index] & 0xC0 != 0x80:
-                return -BAD_UTF8
-        position += following
-    return end
+        good = 0xC2 <= lead <= 0xF4 and end - position >= following
+        if good:
+            low = 0xA0 if lead == 0xE0 else 0x90 if lead == 0xF0 else 0x80
+            high = 0x9F if lead == 0xED else 0x8F if lead == 0xF4 else 0xBF
+            good = low <= buffer[position] <= high
+            for index in range(1, following):
+                good &= buffer[position + index] & 0xC0 == 0x80
+            position += following
+    return end if good else -BAD_UTF8
+
+
+@numba.njit(cache=True, nogil=True)
+def copy_bytes(source: U8, first: int, size: int, target: U8, at: int) -> None:
+    """target[at:at + size] = source[first:first + size]; the caller has checked both. Eight times as fast as slices."""
+    for index in range(np.uint64(size)):
+        target[np.uint64(at) + index] = source[np.uint64(first) + index]
 
 
 @numba.njit(cache=True, nogil=True)
