@@ -13,18 +13,19 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from learner import checkpoint, environment, metrics
+from learner import environment, metrics
+from learner.checkpoint import CheckpointWriter, open_folder
 from learner.consume import Received, TransitionsReader, require_topics
 from learner.definitions import Definitions
 from learner.merge import Alarm
-from learner.namespace import RowLearner, Snapshot, UnknownTask
+from learner.namespace import RowLearner, UnknownTask
 from learner.publish import Publisher
 from learner.restore import Restored, restore, to_checkpoint
 from learner.settings import LearnerSettings
+from learner.uploads import Uploads
 from schemas.blocks import TransitionBlock
 from schemas.codec import BadRecord, decode
 from schemas.errors import UserError
@@ -44,8 +45,6 @@ HOUSEKEEPING_S = 0.25
 START_S_MAX = 15.0
 BEHIND_RECORDS = 64
 """The slowest partition has more than these unread: catch-up, and only the newest snapshot is worth an upload."""
-BEHIND_PUBLISH_S = 5.0
-"""Even a long catch-up serves something this often."""
 STUCK_S = 120.0
 ALARM_S = 10.0
 """One log line per kind and partition in this time; all are counted."""
@@ -58,15 +57,17 @@ class Loop:
         self._settings, self._stop = settings, stop
         self.metrics = metrics.make()
         self._beat = time.monotonic()
-        self._deferred: Snapshot | None = None
-        self._published_at = 0.0
         self._blocked: bytes | None = None
         self._alarmed: dict[tuple[str, int], float] = {}
-        self._writing: Future[None] | None = None
-        self._written_at = time.monotonic()
-        self._written_cut = 0
         self._dirty = False
-        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writer = CheckpointWriter(
+            settings.checkpoints,
+            settings.checkpoints_kept,
+            settings.anchors_kept,
+            settings.checkpoint_s,
+            settings.checkpoint_cuts,
+            lambda seconds: self.metrics.observe("headrace_learner_checkpoint_seconds", seconds),
+        )
 
     def run(self, make: Callable[[Task], RowLearner] | None = None) -> int:
         """Learn until stopped; returns the exit code. `make` builds a task's learner (the tests have their own).
@@ -75,7 +76,7 @@ class Loop:
         """
         settings = self._settings
         device = environment.configure(settings.threads, settings.device)
-        lock = checkpoint.open_folder(settings.checkpoints)
+        lock = open_folder(settings.checkpoints)
         try:
             key = signing_key(settings)
             self._registry = open_registry(settings.schema_registry_url)
@@ -95,7 +96,7 @@ class Loop:
             self._begin(restored, Publisher(settings, self._registry, key, self.metrics, settings.reupload_s))
             return self._serve()
         finally:
-            self._writer.shutdown()
+            self._writer.close()
             os.close(lock)
 
     def _wait_for_namespace(self) -> Namespace | None:
@@ -119,19 +120,19 @@ class Loop:
             )
 
     def _begin(self, restored: Restored, publisher: Publisher) -> None:
-        self._merge, self._learner, self._published = restored.merge, restored.learner, restored.published
+        self._merge, self._learner = restored.merge, restored.learner
         self._reader = TransitionsReader(self._settings, self._merge.positions())
         self._publisher = publisher.start()
-        self._written_cut = self._learner.cut.number
+        self._uploads = Uploads(publisher, restored.published, self.metrics)
+        self._writer.started_at(self._learner.cut.number)
         if self._learner.last is not None:
-            self._offer_snapshot(self._learner.last)
-        if not self._stop.is_set():
-            log.info(
-                "learning from %s at cut %d, version %d published",
-                topic(self._settings.namespace, "transitions"),
-                self._learner.cut.number,
-                self._published.version,
-            )
+            self._uploads.offer(self._learner.last, is_behind=False)
+        log.info(
+            "learning from %s at cut %d, version %d published",
+            topic(self._settings.namespace, "transitions"),
+            self._learner.cut.number,
+            restored.published.version,
+        )
 
     def _serve(self) -> int:
         server = MetricsServer(
@@ -159,8 +160,8 @@ class Loop:
         if messages or self._blocked is not None:
             self._advance()
             self.metrics.observe("headrace_learner_step_seconds", time.monotonic() - started)
-        if self._deferred is not None and not self._is_behind():
-            self._submit(self._deferred)
+        if not self._is_behind():
+            self._uploads.settle()
         if started - self._beat > HOUSEKEEPING_S:
             self._beat = started
             self._keep_house()
@@ -192,7 +193,7 @@ class Loop:
         try:
             for snapshot in self._learner.advance(self._merge):
                 self.metrics.observe("headrace_learner_cut_seconds", time.monotonic() - started)
-                self._offer_snapshot(snapshot)
+                self._uploads.offer(snapshot, self._is_behind())
                 self._dirty = True
                 self._checkpoint()
                 started = time.monotonic()
@@ -205,45 +206,6 @@ class Loop:
             self._blocked = error.fingerprint
             self._definitions.poll(0.05)
         self._dirty = self._dirty or sum(self._learner.num_accepted.values()) != rows_before
-
-    def _offer_snapshot(self, snapshot: Snapshot) -> None:
-        """Submit, defer, or recognise as published already."""
-        version = snapshot.draft.version
-        entry = self._published.entries.get(version)
-        if entry is not None:
-            self._compare(snapshot, entry.sha256, entry.environment, entry.time_ms)
-        elif version <= self._published.version:
-            newest = self._published.newest
-            if newest is not None and newest.version == version:
-                self._compare(snapshot, newest.sha256, newest.environment, self._published.newest_time_ms)
-        elif self._is_behind() and time.monotonic() - self._published_at < BEHIND_PUBLISH_S:
-            if self._deferred is not None:
-                self.metrics.add("headrace_learner_snapshots_overtaken")
-            self._deferred = snapshot
-        else:
-            self._submit(snapshot)
-
-    def _submit(self, snapshot: Snapshot) -> None:
-        self._deferred = None
-        self._published_at = time.monotonic()
-        self._publisher.submit(snapshot)
-
-    def _compare(self, snapshot: Snapshot, digest: bytes, before: dict[str, str], time_ms: int) -> None:
-        """A cut that stands in the topic already: the same bytes, or an alarm."""
-        if digest == snapshot.draft.sha256:
-            self._publisher.adopt(snapshot, max(0.0, time.time() - time_ms / 1000))
-            return
-        changed = environment.differences(before, snapshot.draft.environment)
-        if not changed:
-            self.metrics.add("headrace_learner_equivocations")
-        log.log(
-            logging.WARNING if changed else logging.ERROR,
-            "version %d is published with sha256 %s…, made again here with %s…; the published one stays (%s)",
-            snapshot.draft.version,
-            digest.hex()[:16],
-            snapshot.draft.sha256.hex()[:16],
-            "; ".join(changed) or "same environment: bit identity is broken on this machine",
-        )
 
     def _is_behind(self) -> bool:
         times_ms, offsets = self._merge.times_ms, self._merge.next_offsets
@@ -260,8 +222,7 @@ class Loop:
         elif under:
             self._reader.pause_only([])
         self._measure()
-        if time.monotonic() - self._written_at > self._settings.checkpoint_s:
-            self._checkpoint()
+        self._checkpoint()
 
     def _measure(self) -> None:
         gauge = self.metrics.set
@@ -278,28 +239,12 @@ class Loop:
         gauge("headrace_learner_cuts", self._learner.cut.number)
 
     def _checkpoint(self, wait: bool = False) -> None:
-        """Write one when it is due (always with `wait`), beside learning. Raises UserError when the disk refuses."""
-        if self._writing is not None and (wait or self._writing.done()):
-            self._writing.result()
-            self._writing = None
-        settings, now = self._settings, time.monotonic()
-        due = now - self._written_at > settings.checkpoint_s
-        due = due or self._learner.cut.number - self._written_cut >= settings.checkpoint_cuts
-        if not self._dirty or self._writing is not None or not (wait or due):
-            return
-        self._dirty, self._written_at, self._written_cut = False, now, self._learner.cut.number
-        state = to_checkpoint(self._learner, self._merge, self._topic_id, self._registry)
-        log_ms = max(0, self._learner.cut.end_ms)
-
-        def write() -> None:
-            started = time.monotonic()
-            checkpoint.write(settings.checkpoints, state, settings.checkpoints_kept, settings.anchors_kept, log_ms)
-            self.metrics.observe("headrace_learner_checkpoint_seconds", time.monotonic() - started)
-
-        if wait:
-            write()
-        else:
-            self._writing = self._writer.submit(write)
+        """Write the state when it is due, or with `wait` in any case. Raises UserError when the disk refuses."""
+        cut = self._learner.cut
+        if (wait or self._writer.is_due(cut.number)) and self._dirty:
+            self._dirty = False
+            state = to_checkpoint(self._learner, self._merge, self._topic_id, self._registry)
+            self._writer.write(state, cut.number, max(0, cut.end_ms), wait)
 
     def _live(self) -> str | None:
         idle_s = time.monotonic() - self._beat

@@ -45,6 +45,8 @@ class Position:
     """T before that offset."""
     hwm: dict[Chain, int] = field(default_factory=dict)
     """Last row taken of every chain."""
+    taken_offset: int = 0
+    """First offset after every block of which a row was taken; may lie above `offset`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +101,7 @@ class _Partition:
         self.reader = ChainReader(position.hwm)
         self.time_ms = position.time_ms
         self.next_offset = position.offset
-        self.taken_offset = position.offset
-        """First offset after every block of which a row was taken."""
+        self.taken_offset = position.taken_offset
         self.pieces: dict[Chain, deque[_Piece]] = {}
         self.stopped = False
 
@@ -113,8 +114,8 @@ class _Partition:
                 if first is None or pieces[0].offset < first.offset:
                     first = pieces[0]
         if first is None:
-            return Position(partition, self.next_offset, self.time_ms, hwm)
-        return Position(partition, first.offset, first.time_before_ms, hwm)
+            return Position(partition, self.next_offset, self.time_ms, hwm, self.taken_offset)
+        return Position(partition, first.offset, first.time_before_ms, hwm, self.taken_offset)
 
 
 class Merge:

@@ -56,7 +56,7 @@ class Publisher:
         metrics: Metrics,
         reupload_s: float,
     ) -> None:
-        """`private_key` the learner's."""
+        """`private_key` signs; `reupload_s` the age at which the current version is uploaded again."""
         self._settings, self._registry, self._key, self._metrics = settings, registry, private_key, metrics
         self._reupload_s = reupload_s
         self._changed = threading.Condition()

@@ -38,12 +38,10 @@ class Entry:
 
 @dataclass(slots=True)
 class Published:
-    """Own channel's versions above the one asked for, and the newest manifest of all."""
+    """Own channel's versions from the one asked for on, the newest in any case."""
 
     entries: dict[int, Entry] = field(default_factory=dict)
     newest: SnapshotManifest | None = None
-    newest_time_ms: int = 0
-    """Append time of `newest`."""
 
     @property
     def version(self) -> int:
@@ -51,8 +49,8 @@ class Published:
         return self.newest.version if self.newest is not None else 0
 
 
-def read_published(settings: CommonSettings, registry: Registry, channel: str, after_version: int) -> Published:
-    """The channel's manifests above `after_version`, and the newest in any case.
+def read_published(settings: CommonSettings, registry: Registry, channel: str, from_version: int) -> Published:
+    """The channel's manifests from `from_version` on, and the newest in any case.
 
     Reads backwards in growing steps, at most `MANIFESTS_MAX` messages. Raises UserError when the broker is silent.
     """
@@ -65,11 +63,10 @@ def read_published(settings: CommonSettings, registry: Registry, channel: str, a
         while True:
             start = max(low, high - step)
             published = _read(consumer, name, registry, channel, start, high)
-            oldest = min(published.entries, default=after_version + 1)
-            if start == low or step >= MANIFESTS_MAX or oldest <= after_version:
+            oldest = min(published.entries, default=from_version + 1)
+            if start == low or step >= MANIFESTS_MAX or oldest <= from_version:
                 break
             step *= 8
-        published.entries = {v: entry for v, entry in published.entries.items() if v > after_version}
         return published
     finally:
         consumer.close()
@@ -100,5 +97,5 @@ def _read(consumer: Consumer, name: str, registry: Registry, channel: str, start
         entry = Entry(manifest.sha256, manifest.environment, found.time_ms)
         published.entries.setdefault(manifest.version, entry)  # the first in the log is the one that readers took
         if published.newest is None or manifest.version >= published.newest.version:
-            published.newest, published.newest_time_ms = manifest, found.time_ms
+            published.newest = manifest
     return published

@@ -73,9 +73,11 @@ def restore(
         published = read_published(settings, registry, settings.channel, 0)
         learner.cut = start_of(positions, published)
     else:
-        positions = _load(found, learner, registry)
+        positions = of_checkpoint(found, learner, registry)
         published = read_published(settings, registry, settings.channel, learner.cut.version)
-        learner.cut = _rebased(learner.cut, published)
+        cut = _rebased(learner.cut, published)
+        if cut != learner.cut:
+            learner.cut, learner.last = cut, None
         changed = environment.differences(found.document["environment"], described)
         if changed:
             log.warning("bits may differ from before the restart: %s", "; ".join(changed))
@@ -123,7 +125,8 @@ def to_checkpoint(learner: NamespaceLearner, merge: Merge, topic_id: str, regist
     return Checkpoint(arrays, document)
 
 
-def _load(found: Checkpoint, learner: NamespaceLearner, registry: Registry) -> list[Position]:
+def of_checkpoint(found: Checkpoint, learner: NamespaceLearner, registry: Registry) -> list[Position]:
+    """Put the state into a new `learner`; returns where to read on. Raises UserError for a task that is not there."""
     document = found.document
     arrays = dict(found.arrays)
     payload = arrays.pop("last/payload", None)
@@ -143,9 +146,15 @@ def _load(found: Checkpoint, learner: NamespaceLearner, registry: Registry) -> l
 
 def _to_json(position: Position) -> dict[str, Any]:
     hwm = [[fingerprint.hex(), kind, mark] for (fingerprint, kind), mark in sorted(position.hwm.items())]
-    return {"partition": position.partition, "offset": position.offset, "time_ms": position.time_ms, "hwm": hwm}
+    return {
+        "partition": position.partition,
+        "offset": position.offset,
+        "time_ms": position.time_ms,
+        "hwm": hwm,
+        "taken_offset": position.taken_offset,
+    }
 
 
 def _of_json(value: dict[str, Any]) -> Position:
     hwm = {(bytes.fromhex(fingerprint), kind): mark for fingerprint, kind, mark in value["hwm"]}
-    return Position(value["partition"], value["offset"], value["time_ms"], hwm)
+    return Position(value["partition"], value["offset"], value["time_ms"], hwm, value["taken_offset"])
