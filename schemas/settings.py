@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import AliasChoices, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
 
 from schemas.errors import UserError
 
@@ -46,9 +47,13 @@ def load_settings(kind: type[SettingsT], **values: Any) -> SettingsT:
     """
     try:
         return kind(**{name: value for name, value in values.items() if value is not None})
+    except SettingsError as error:
+        field = str(error).partition('"')[2].partition('"')[0]
+        variable = f"HEADRACE_{field.upper()}"
+        raise UserError(f"setting {variable} is no JSON", f'write it as {variable}=\'{{"key": "value"}}\'') from error
     except ValidationError as error:
         first = error.errors()[0]
-        variable = "HEADRACE_" + "_".join(str(part) for part in first["loc"]).upper()
+        variable = "HEADRACE_" + str(first["loc"][0] if first["loc"] else "?").upper()
         raise UserError(
             f"setting {variable}: {first['msg'].lower()}, got {first.get('input')!r}",
             f"correct {variable} or the flag of that name; docs/reference.md lists every setting",

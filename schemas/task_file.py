@@ -8,8 +8,8 @@ Simplification: the only kind of task is `choice`; others are refused by name.
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -57,15 +57,19 @@ def _guard(value: object) -> str:
     return _expression(value)
 
 
+def _is_finite(value: object) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max  # type: ignore[arg-type]  # a number here
+
+
 def _feature_value(value: object) -> object:
     """A feature value as JSON has it; whole numbers become floats so that 1 and 1.0 are one definition."""
     if isinstance(value, bool | str):
         return value
-    if isinstance(value, int | float) and math.isfinite(value):
-        return float(value)
+    if _is_finite(value):
+        return float(value)  # type: ignore[arg-type]  # checked in the line above
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return value
-    if isinstance(value, list) and all(type(item) in (int, float) and math.isfinite(item) for item in value):
+    if isinstance(value, list) and all(map(_is_finite, value)):
         return [float(item) for item in value]
     raise ValueError("expected a finite number, text, true or false, a list of texts or a list of numbers")
 
