@@ -23,7 +23,7 @@ from operator import attrgetter
 import numpy as np
 
 from learner.policy import explore, network
-from schemas.blocks import I32, PROPENSITY_ONE, DecisionBlock, DecisionColumns, FeatureColumns, empty
+from schemas.blocks import F64, I32, PROPENSITY_ONE, DecisionBlock, DecisionColumns, FeatureColumns, empty
 from schemas.keys import DRAW_ACTION, draw, partition_of
 from schemas.records import Decision, DecisionRequest, Reason
 from schemas.task import Namespace, Task, TaskTable
@@ -165,7 +165,7 @@ class Decide:
         problems = _all_masked(features.num_candidates, allowed)
         scores = None
         if not problems and policy is not None:
-            scores = np.asarray(network.scores(policy.weights[task.fingerprint], task, features), np.float64)
+            scores = np.asarray(network.scores(policy.tasks[task.fingerprint].weights, task, features), np.float64)
             problems = _not_finite(features.num_candidates, scores)
         if not problems:
             propensities = self._propensities(task, policy, rows, features.num_candidates, allowed, scores)
@@ -187,11 +187,11 @@ class Decide:
         rows: list[Row],
         num_candidates: I32,
         allowed: Mask,
-        scores: explore.F64 | None,
+        scores: F64 | None,
     ) -> I32:
         """Integers (M,) of the policy's exploration, or of the baseline mix without a policy."""
         if policy is not None and scores is not None:
-            return policy.explorers[task.fingerprint].integers(scores, num_candidates, allowed)
+            return policy.tasks[task.fingerprint].explorer.integers(scores, num_candidates, allowed)
         baselines = np.array([baseline_of(row.request, task) for row in rows], np.int32)
         return explore.baseline_integers(num_candidates, allowed, baselines, task.epsilon)
 
@@ -309,7 +309,7 @@ def _all_masked(num_candidates: I32, allowed: Mask) -> dict[int, Refusal]:
     return {int(place): refusal for place in np.flatnonzero(~left)}
 
 
-def _not_finite(num_candidates: I32, scores: explore.F64) -> dict[int, Refusal]:
+def _not_finite(num_candidates: I32, scores: F64) -> dict[int, Refusal]:
     """Rows whose scores are no numbers: features so large that the forward pass overflows."""
     finite = np.isfinite(scores)
     if finite.all():

@@ -2,8 +2,8 @@
 
 Not a Faust agent: people wait for these answers, and a Faust echo takes 3 to 8 ms where this client takes 0.7. The loop
 polls one request, drains what else is there, decides all of it together, and hands the effects to `streams.replies`; it
-never waits for an ack. Request offsets are committed once their answers are delivered, as a contiguous run; what a crash
-leaves uncommitted is read again and answered as the journal has it (`streams.redelivery`).
+never waits for an ack. Request offsets are committed once their answers are delivered, as a contiguous run; what a
+crash leaves uncommitted is read again and answered as the journal has it (`streams.redelivery`).
 
 Exit codes: 0 after SIGTERM or SIGINT, 1 when something can never be written (start again).
 """
@@ -20,7 +20,7 @@ from collections import Counter
 from types import FrameType
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from schemas.codec import BadRecord, decode_request, encode
 from schemas.records import Reason
@@ -35,6 +35,7 @@ from streams.decider_settings import DeciderSettings
 from streams.decision_blocks import blocks_of
 from streams.fallback import fallback
 from streams.health import Health
+from streams.messages import AnyMessage, place_of
 from streams.metrics import worker_metrics
 from streams.offsets import Offsets
 from streams.policy import Policy
@@ -44,6 +45,7 @@ from streams.replies import Place, Replies
 from streams.salvage import salvage
 from streams.snapshots import SnapshotFollower
 from streams.tasks import TaskFollower
+from streams.topic_checks import require_append_time
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,7 @@ def run(settings: DeciderSettings) -> int:
     quiet.set_up(settings.log_level)
     names = ("requests", "decisions", "journal", "dead-letters", "snapshots", "snapshot-chunks")
     require_topics(settings, [topic(settings.namespace, name) for name in names])
+    require_append_time(settings, [topic(settings.namespace, name) for name in ("requests", "journal")])
     registry = open_registry(settings.schema_registry_url)
     metrics, health = worker_metrics(), Health(settings.stall_s_max)
     with TaskFollower(settings, registry) as tasks:
@@ -87,6 +90,11 @@ def run(settings: DeciderSettings) -> int:
                 return Decider(settings, registry, tasks, snapshots, metrics, health).run()
         finally:
             server.close()
+
+
+def _place(message: AnyMessage, payload: bytes) -> Place:
+    """Where a request stood, and in which format it came."""
+    return Place(*place_of(message), message.timestamp()[1], payload[:1] == b"{")
 
 
 def _note_policy(metrics: Metrics, policy: Policy) -> None:
@@ -192,7 +200,7 @@ class Decider:
             self._report()
 
     def _hold_back(self) -> None:
-        """Read no more while too much is on its way: the broker is slow or gone. Polling goes on, or we lose the group."""
+        """Read no more while too much is on its way (the broker is gone). Polling goes on, or the group drops us."""
         too_many = self._offsets.num_open > self._settings.decide_in_flight_max
         if too_many and not self._paused:
             self._consumer.pause(self._consumer.assignment())
@@ -201,7 +209,7 @@ class Decider:
             self._consumer.resume(self._consumer.assignment())
             self._paused = False
 
-    def _is_request(self, message: Message) -> bool:
+    def _is_request(self, message: AnyMessage) -> bool:
         error = message.error()
         if error is None:
             return True
@@ -209,14 +217,14 @@ class Decider:
             log.warning("%s: %s", self._requests, error.str())
         return False
 
-    def _serve(self, messages: list[Message]) -> None:
+    def _serve(self, messages: list[AnyMessage]) -> None:
         """Decide and answer a micro-batch."""
         started_s = time.perf_counter()
         batch: list[Asked] = []
         places: list[Place] = []
         for message in messages:
             payload = message.value() or b""
-            place = Place(message.partition(), message.offset(), message.timestamp()[1], payload[:1] == b"{")
+            place = _place(message, payload)
             self._offsets.begin(place.partition, place.offset)
             if self._logged and self._answered_before(place):
                 continue
@@ -301,9 +309,9 @@ class Decider:
         self._replies.unjournaled(place, decision)
         return True
 
-    def _is_overloaded(self, messages: list[Message]) -> bool:
+    def _is_overloaded(self, messages: list[AnyMessage]) -> bool:
         """Whether more requests wait in our partitions than the limit. Asked only when a whole batch came at once."""
-        newest = {message.partition(): message.offset() for message in messages}
+        newest = dict(place_of(message) for message in messages)
         waiting = 0
         for partition, offset in newest.items():
             _, high = self._consumer.get_watermark_offsets(TopicPartition(self._requests, partition), cached=True)
@@ -316,7 +324,10 @@ class Decider:
             return
         offsets = [TopicPartition(self._requests, partition, offset) for partition, offset in ready.items()]
         try:
-            self._consumer.commit(offsets=offsets, asynchronous=asynchronous)
+            if asynchronous:
+                self._consumer.commit(offsets=offsets, asynchronous=True)
+            else:
+                self._consumer.commit(offsets=offsets, asynchronous=False)
         except KafkaException as error:  # read again after a restart and answered as logged
             log.warning("commit of %s: %s", self._requests, error.args[0].str())
 

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from learner.policy import probes
+import numpy as np
+
+from learner.policy import network, probes, shapes
 from learner.policy.explore import Explorer
 from schemas import weights as tensors
 from schemas.records import SnapshotManifest
 from schemas.task import Task, TaskTable
+from streams.examples import example_of
+from streams.features import Encoder
 
 SNAPSHOT_BYTES_MAX = 1 << 30
 """1 GiB: four times the largest token table; two versions are in memory during a swap."""
@@ -62,6 +66,14 @@ REFUSALS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Loaded:
+    """One task of a snapshot, with everything worked out that no request changes."""
+
+    weights: Weights
+    explorer: Explorer
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """A verified snapshot, ready to decide. Replaced as a whole, never changed."""
 
@@ -69,14 +81,12 @@ class Policy:
     sha256: bytes
     cut_ms: int
     """Rows with closed_at up to this log time are in."""
-    weights: Mapping[bytes, Weights]
+    tasks: Mapping[bytes, Loaded]
     """By task fingerprint."""
-    explorers: Mapping[bytes, Explorer] = field(default_factory=dict)
-    """By task fingerprint: what the exploration of each task needs, worked out once."""
 
     def serves(self, task: Task) -> bool:
         """Whether it has weights for exactly this definition."""
-        return task.fingerprint in self.explorers
+        return task.fingerprint in self.tasks
 
 
 Verify = Callable[[SnapshotManifest], bool]
@@ -134,11 +144,12 @@ def verify_and_load(
         raise Refused("bad-weights", str(error)) from error
     tasks = {key: task for key in manifest.tasks if (task := table.get(key)) is not None}
     weights = _by_task(arrays, tasks)
-    explorers = _shadow_load(weights, tasks)
-    reason = probes.check(manifest.probes, tasks, weights) if manifest.probes else None
+    loaded = _shadow_load(weights, tasks)
+    prepared = {key: ready.weights for key, ready in loaded.items()}
+    reason = probes.check(manifest.probes, tasks, prepared) if manifest.probes else None
     if reason is not None:
         raise Refused("probes", reason)
-    return Policy(manifest.version, manifest.sha256, manifest.cut_ms, weights, explorers)
+    return Policy(manifest.version, manifest.sha256, manifest.cut_ms, loaded)
 
 
 def _assembled(manifest: SnapshotManifest, chunks: Sequence[bytes]) -> bytes:
@@ -166,12 +177,19 @@ def _by_task(arrays: Mapping[str, Any], tasks: Mapping[bytes, Task]) -> dict[byt
     return weights
 
 
-def _shadow_load(weights: Mapping[bytes, Weights], tasks: Mapping[bytes, Task]) -> dict[bytes, Explorer]:
-    """Make everything a decision needs, beside the policy that serves."""
-    explorers = {}
+def _shadow_load(weights: Mapping[bytes, Weights], tasks: Mapping[bytes, Task]) -> dict[bytes, Loaded]:
+    """Make everything a decision needs, beside the policy that serves, and decide a made-up request with it."""
+    loaded = {}
     for key, task in tasks.items():
+        fault = shapes.fault_of(weights[key], task)
+        if fault is not None:
+            raise Refused("bad-weights", f"task {task.name}: {fault}")
         try:
-            explorers[key] = Explorer.of(weights[key], task)
+            ready = Loaded(network.prepare(weights[key], task), Explorer.of(weights[key], task))
+            columns = Encoder(task).encode([example_of(task)]).columns
+            scores = np.asarray(network.scores(ready.weights, task, columns), np.float64)
+            ready.explorer.integers(scores, columns.num_candidates, np.ones(len(scores), np.bool_))
         except (KeyError, ValueError, IndexError, TypeError, ArithmeticError) as error:
             raise Refused("bad-weights", f"task {task.name}: {type(error).__name__}: {error}") from error
-    return explorers
+        loaded[key] = ready
+    return loaded

@@ -25,6 +25,7 @@ from schemas.registry import Registry
 from schemas.settings import CommonSettings
 from schemas.task import TaskTable
 from schemas.topics import topic
+from streams.messages import code_of, place_of
 
 log = logging.getLogger(__name__)
 
@@ -105,10 +106,11 @@ class Redelivery:
             message = consumer.poll(POLL_S)
             if message is None:
                 continue
-            if message.error() is None:
-                times.setdefault(message.partition(), message.timestamp()[1])
-            elif message.error().code() == KafkaError._PARTITION_EOF:
-                ended.add(message.partition())
+            partition, _ = place_of(message)
+            if code_of(message) is None:
+                times.setdefault(partition, message.timestamp()[1])
+            elif code_of(message) == KafkaError._PARTITION_EOF:
+                ended.add(partition)
         return min(times.values(), default=None)
 
     def _watermarks(self, consumer: Consumer, name: str, partition: int) -> tuple[int, int]:
@@ -145,14 +147,15 @@ class Redelivery:
             message = consumer.poll(POLL_S)
             if message is None or message.topic() != self._journal:
                 continue
-            partition = message.partition()
-            if message.error() is not None:
-                if message.error().code() == KafkaError._PARTITION_EOF:
+            partition, offset = place_of(message)
+            if code_of(message) is not None:
+                if code_of(message) == KafkaError._PARTITION_EOF:
                     left.pop(partition, None)
                 continue
-            if message.offset() < left.get(partition, 0):
+            end = left.get(partition, 0)
+            if offset < end:
                 yield message
-            if message.offset() + 1 >= left.get(partition, 0):
+            if offset + 1 >= end:
                 left.pop(partition, None)
 
     def _collect(self, message: Message, committed: Mapping[int, int], found: dict[Place, Logged]) -> None:

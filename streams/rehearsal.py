@@ -10,11 +10,10 @@ import logging
 import time
 
 from schemas.codec import decode_request, encode
-from schemas.records import Candidate, DecisionRequest, Features, Vector
 from schemas.registry import Registry
-from schemas.task import FeatureSpec, Task
 from streams.decide import Asked, Decide, Situation
 from streams.decision_blocks import blocks_of
+from streams.examples import example_of
 from streams.policy import Policy
 from streams.replies import encoded_answer
 from streams.tasks import TaskFollower
@@ -38,23 +37,3 @@ def rehearse(decide: Decide, tasks: TaskFollower, registry: Registry, policy: Po
                         encoded_answer(decision, True, registry)
                         encoded_answer(decision, False, registry)
     log.info("rehearsed %d tasks in %.1f s", len(tasks.table.current), time.monotonic() - started_s)
-
-
-def example_of(task: Task) -> DecisionRequest:
-    """A request with every declared feature."""
-    candidates = None if task.actions else [Candidate(f"example-{k}", _values(task.action)) for k in range(2)]
-    return DecisionRequest("rehearsal", task.name, "rehearsal", _values(task.context), candidates)
-
-
-def _values(spec: FeatureSpec) -> Features:
-    values: Features = {}
-    for feature in spec.features:
-        if feature.kind == "number":
-            values[feature.name] = 1.0
-        elif feature.kind == "boolean":
-            values[feature.name] = True
-        elif feature.kind == "vector":
-            values[feature.name] = Vector.of(*[0.0] * feature.size)
-        else:
-            values[feature.name] = feature.values[0] if feature.values else "an example"
-    return values

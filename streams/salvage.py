@@ -18,6 +18,8 @@ BYTES_MAX = 1 << 16
 """Larger ones are not worth reading again."""
 ID_BYTES_MAX = 64
 NAME_BYTES_MAX = 256
+NAMES = ("decision_id", "task", "subject")
+"""Without these nobody can be answered."""
 
 
 def salvage(payload: bytes, registry: Registry) -> DecisionRequest | None:
@@ -28,9 +30,9 @@ def salvage(payload: bytes, registry: Registry) -> DecisionRequest | None:
         fields = json.loads(payload) if payload.startswith(b"{") else decode_foreign(payload, registry)
     except (ValueError, RecursionError):  # BadRecord is a ValueError
         return None
-    if not isinstance(fields, dict):
+    if not isinstance(fields, dict) or not all(isinstance(fields.get(name), str) for name in NAMES):
         return None
-    decision_id, task, subject = (fields.get(name) for name in ("decision_id", "task", "subject"))
+    decision_id, task, subject = (str(fields[name]) for name in NAMES)
     if not (_is_name(decision_id, ID_BYTES_MAX) and _is_name(task) and _is_name(subject)):
         return None
     baseline = fields.get("baseline")

@@ -27,6 +27,7 @@ from schemas.signing_keys import load_public_key
 from schemas.task import TaskTable
 from schemas.topics import topic
 from schemas.weights import verify
+from streams.messages import code_of, place_of
 from streams.policy import Policy, Refused, Verify, check_manifest, verify_and_load
 from streams.trusted_version import TrustedVersion
 
@@ -180,10 +181,11 @@ class SnapshotFollower:
             message = consumer.poll(POLL_S)
             if message is None:
                 continue
-            if message.error() is None:
-                position = message.offset() + 1
-                found += self._decoded(message.value(), message.offset())
-            elif message.error().code() == KafkaError._PARTITION_EOF:
+            if code_of(message) is None:
+                _, offset = place_of(message)
+                position = offset + 1
+                found += self._decoded(message.value(), offset)
+            elif code_of(message) == KafkaError._PARTITION_EOF:
                 break
         return found
 
@@ -192,10 +194,10 @@ class SnapshotFollower:
         timeout_s = 0.0 if pending else POLL_S
         found = list(pending)
         while (message := consumer.poll(timeout_s)) is not None and not self._stopping.is_set():
-            if message.error() is None:
-                found += self._decoded(message.value(), message.offset())
+            if code_of(message) is None:
+                found += self._decoded(message.value(), place_of(message)[1])
                 timeout_s = 0.0
-            elif message.error().code() == KafkaError._AUTO_OFFSET_RESET:
+            elif code_of(message) == KafkaError._AUTO_OFFSET_RESET:
                 found += self._at_start(consumer)  # retention overtook us
                 break
         if not found and self._waiting is not None and self._now_known(self._waiting):
@@ -241,7 +243,7 @@ class SnapshotFollower:
             raise Refused("not-persisted", f"the trusted version cannot be written: {error}") from error
         self.policy = policy
         self.refused = False
-        self._waiting = None if len(policy.weights) == len(manifest.tasks) else manifest
+        self._waiting = None if len(policy.tasks) == len(manifest.tasks) else manifest
         log.info(
             "snapshot %d serves (%d bytes, %.0f ms)",
             policy.version,
@@ -266,15 +268,15 @@ class SnapshotFollower:
                     raise Unreachable(f"{len(found)} of {len(wanted)} chunks came within {waited_s:.0f} s")
                 if message is None:
                     continue
-                error = message.error()
-                if error is None:
-                    if message.offset() in wanted:
-                        found[message.offset()] = message.value() or b""
-                    if message.offset() >= max(wanted):
+                code, (_, offset) = code_of(message), place_of(message)
+                if code is None:
+                    if offset in wanted:
+                        found[offset] = message.value() or b""
+                    if offset >= max(wanted):
                         break
-                elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+                elif code == KafkaError._AUTO_OFFSET_RESET:
                     break  # retention has taken it
-                elif error.code() == KafkaError._PARTITION_EOF and waited_s > END_S_MAX:
+                elif code == KafkaError._PARTITION_EOF and waited_s > END_S_MAX:
                     break
         finally:
             consumer.unassign()
@@ -285,7 +287,7 @@ class SnapshotFollower:
 
     def _now_known(self, manifest: SnapshotManifest) -> bool:
         serving = self.policy
-        return serving is not None and any(key in self._table and key not in serving.weights for key in manifest.tasks)
+        return serving is not None and any(key in self._table and key not in serving.tasks for key in manifest.tasks)
 
     def _complain(self, version: int, refused: Refused) -> None:
         """Count and log a refusal, once per version and reason."""

@@ -22,7 +22,7 @@ from schemas.task import Task, TaskTable
 from streams import decide as module
 from streams.decide import Asked, Decide, Decided, Situation
 from streams.decision_blocks import BLOCK_BYTES_MAX, blocks_of
-from streams.policy import Policy
+from streams.policy import Loaded, Policy
 
 PROJECT = tasks.parse("""
 [namespace]
@@ -88,7 +88,7 @@ def policy(monkeypatch: pytest.MonkeyPatch) -> Policy:
     monkeypatch.setattr(module, "network", SimpleNamespace(scores=scores))
     explorer = explore.Explorer(explore.SQUARECB, 50.0, np.zeros(0, np.bool_))
     keys = [task.fingerprint for task in PROJECT.tasks]
-    return Policy(VERSION, b"", 0, {key: {} for key in keys}, dict.fromkeys(keys, explorer))
+    return Policy(VERSION, b"", 0, dict.fromkeys(keys, Loaded({}, explorer)))
 
 
 def _one(request: DecisionRequest, situation: Situation, age_ms: int = 0) -> tuple[Decided, Any]:
@@ -120,7 +120,7 @@ def test_without_a_snapshot_the_baseline_has_one_minus_epsilon(policy: Policy) -
 
 
 def test_a_snapshot_that_does_not_know_the_task_is_as_none(policy: Policy) -> None:
-    other = replace(policy, explorers={})
+    other = replace(policy, tasks={})
     assert _one(_route(), Situation(NOW, other))[1].reason == "no-snapshot"
 
 
