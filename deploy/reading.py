@@ -90,16 +90,21 @@ def bounds(reader: Consumer, topic: str, partitions: Sequence[int]) -> dict[int,
     return {p: reader.get_watermark_offsets(TopicPartition(topic, p), timeout=10) for p in partitions}
 
 
-def read_all(settings: CommonSettings, topic: str, partitions: Sequence[int] | None = None) -> Iterator[Entry]:
+def read_all(
+    settings: CommonSettings, topic: str, partitions: Sequence[int] | None = None, tail: int | None = None
+) -> Iterator[Entry]:
     """Every message that stands in the topic when the call begins, each partition in its order.
 
-    Raises `UserError` when broker or topic is missing, or the broker stops answering.
+    With `tail` only the last so many offsets of each partition. Raises `UserError` when broker or topic is missing, or
+    the broker stops answering.
     """
     reader = consumer(settings)
     try:
         wanted = partitions_of(reader, topic, settings) if partitions is None else list(partitions)
-        ends = {p: end for p, (first, end) in bounds(reader, topic, wanted).items() if end > first}
-        reader.assign([TopicPartition(topic, p, 0) for p in ends])
+        places = {p: place for p, place in bounds(reader, topic, wanted).items() if place[1] > place[0]}
+        ends = {p: end for p, (_, end) in places.items()}
+        starts = {p: first if tail is None else max(first, end - tail) for p, (first, end) in places.items()}
+        reader.assign([TopicPartition(topic, p, start) for p, start in starts.items()])
         moved = time.monotonic()
         while ends:
             for message in reader.consume(BATCH, 0.2):

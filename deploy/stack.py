@@ -13,7 +13,7 @@ from pathlib import Path
 from deploy import applying, broker, processes, topics
 from deploy.supervisor import Supervisor
 from schemas import signing_keys
-from schemas.settings import CommonSettings
+from schemas.settings import CommonSettings, load_settings
 from schemas.task import Project
 
 PROCESSES = ("join", "decide", "learn")
@@ -75,7 +75,8 @@ def prepare(
     try:
         if not (keys / signing_keys.PRIVATE_KEY_FILE).exists():
             signing_keys.create_keys(keys)
-        settings = CommonSettings(
+        settings = load_settings(
+            CommonSettings,
             bootstrap=bootstrap,
             namespace=project.namespace.name,
             state_dir=state_dir.resolve(),

@@ -12,7 +12,6 @@ import sys
 import traceback
 from typing import Annotated
 
-import click
 import typer
 
 from schemas.errors import UserError
@@ -57,18 +56,15 @@ def main(arguments: list[str] | None = None) -> None:
 def run(arguments: list[str] | None = None) -> int:
     """The exit code of one command line; everything wrong is told on stderr."""
     try:
-        code = app(arguments, standalone_mode=False)
-        return code if isinstance(code, int) else 0
+        app(arguments)
+        return 0
+    except SystemExit as ended:  # typer's own errors (an unknown flag) are told by then
+        return ended.code if isinstance(ended.code, int) else 0
     except UserError as error:
         _traceback_if_asked()
         print(f"headrace: {error.message}.\n  {_sentence(error.remedy)}", file=sys.stderr)
         return EXIT_USER
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # `headrace … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -67,7 +67,7 @@ def worker(
     for role in wanted:
         if role not in ROLES:
             raise UserError(f"no role {role!r}", f"name any of {', '.join(ROLES)}")
-    flags = {
+    flags: dict[str, object] = {
         "bootstrap": bootstrap,
         "namespace": namespace,
         "state_dir": state_dir,
@@ -79,8 +79,9 @@ def worker(
     _log_to_stderr()
     if wanted == ("decide",):
         from streams import decider
+        from streams.decider_settings import DeciderSettings
 
-        settings = load_settings(decider.DeciderSettings, **flags, insecure_dev=insecure_dev or None)
+        settings = load_settings(DeciderSettings, **flags, insecure_dev=insecure_dev or None)
         raise typer.Exit(decider.run(settings))
     from streams import app
     from streams.settings import WorkerSettings

@@ -1,0 +1,244 @@
+"""`headrace demo`: the whole loop on real input, in about two minutes, with its own broker.
+
+Owns the order of things: broker, topics, keys, definitions, processes, the shop, the wait until every window has closed
+and all of it is joined, the end of every process, the audit, the report. Whatever goes wrong, no process is left.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from deploy import demo_picture, demo_report, stack
+from deploy.audit import AuditReport, audit
+from deploy.demo_view import View
+from deploy.supervisor import Child, Supervisor
+from deploy.watch import Figures, Watch
+from schemas.errors import UserError
+from schemas.task import Project, load
+from schemas.topics import topic
+
+READY_S = 120.0
+"""Processes compile on a fresh machine."""
+DRAIN_S = 60.0
+LOOK_EVERY_S = 0.5
+REPORT_FILE, PICTURE_FILE = "demo-report.json", "demo-report.png"
+REFUSED_METRIC = "headrace_decide_snapshots_refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """What to run and where to leave what comes of it."""
+
+    example: Path
+    """Folder with headrace.toml, shop.py and train.csv."""
+    out: Path
+    """Folder of the report and the picture."""
+    seed: int
+    rate: float
+    messages: int | None
+    """Only the first so many; None: all."""
+    headless: bool
+    bootstrap: str | None
+    """An existing cluster; None: a broker of our own."""
+    folder: Path | None
+    """Where state and logs stay; None: a temporary folder, removed when all went well."""
+
+
+def run(demo: Demo) -> int:
+    """Run the demo; 0 when the audit is clean, 130 when it was interrupted."""
+    project = _project(demo)
+    _check_out(demo.out)
+    folder = demo.folder or Path(tempfile.mkdtemp(prefix="headrace-demo-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    succeeded = False
+    try:
+        with (folder / "processes.log").open("w") as log, Supervisor(say=_into(log)) as supervisor:
+            code = _Run(demo, project, folder, supervisor).play()
+        succeeded = code in (0, 130)
+        return code
+    finally:
+        if succeeded and demo.folder is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        elif not succeeded:
+            print(f"What the processes said is in {folder}/processes.log", file=sys.stderr)
+
+
+class _Run:
+    """One run: the steps in order."""
+
+    def __init__(self, demo: Demo, project: Project, folder: Path, supervisor: Supervisor) -> None:
+        self.demo, self.project, self.folder, self.supervisor = demo, project, folder, supervisor
+        self.figures = Figures()
+        labels = _labels(demo)
+        self.num_actions = len(project.tasks[0].actions)
+        self.best_constant = max(labels.values()) / sum(labels.values())
+        self.view = View(self.figures, 1 / self.num_actions, self.best_constant, demo.headless)
+
+    def play(self) -> int:
+        """Everything; the exit code."""
+        with self.view.shown():
+            self.view.say("starting the broker" if self.demo.bootstrap is None else "looking for the broker")
+            ready = stack.prepare(self.project, self.folder, self.demo.bootstrap, port=0)
+            try:
+                return self._serve(ready)
+            except _Interrupted:
+                return 130
+            finally:
+                self.supervisor.end()
+                ready.close()
+
+    def _serve(self, ready: stack.Stack) -> int:
+        self.view.say("starting the workers and the learner")
+        ready.start(self.supervisor)
+        self._wait(
+            "the processes did not get ready", READY_S, lambda: all(map(_is_ready, ready.metrics_ports.values()))
+        )
+        watch = Watch(ready.settings)
+        watch.figures = self.figures
+        watch.start()
+        try:
+            self.view.say("the shop is open")
+            shop = self._open_shop(ready)
+            self._wait("the shop did not end", 3600.0, lambda: shop.code is not None, allowed=shop)
+            self.view.say("the shop has closed; waiting for the last windows")
+            self._wait("the last windows did not close", DRAIN_S, lambda: self._is_drained(shop))
+            num_refused = int(metric(ready.metrics_ports["decide"], REFUSED_METRIC))
+        finally:
+            watch.close()
+        self.view.say("ending the processes")
+        self.supervisor.end()
+        self.view.say("auditing the log")
+        return self._report(ready, audit(ready.settings), num_refused)
+
+    def _open_shop(self, ready: stack.Stack) -> Child:
+        options = {
+            "--bootstrap": ready.settings.bootstrap,
+            "--namespace": ready.settings.namespace,
+            "--seed": str(self.demo.seed),
+            "--rate": str(self.demo.rate),
+            "--report": str(self.folder / "shop.json"),
+            "--kafka-options": json.dumps(ready.settings.kafka_options),
+        }
+        if self.demo.messages is not None:
+            options["--limit"] = str(self.demo.messages)
+        command = [
+            sys.executable,
+            str(self.demo.example / "shop.py"),
+            *(text for pair in options.items() for text in pair),
+        ]
+        return self.supervisor.start_command("shop", command)
+
+    def _is_drained(self, shop: Child) -> bool:
+        """Every decision of the journal is closed, joined and read back, and every outcome settled."""
+        decisions, outcomes = self.figures.buckets()
+        everything = len(self.figures.progress) == self.project.namespace.partitions
+        settled = decisions["open"] == 0 and outcomes["pending"] == 0
+        return everything and settled and self.figures.num_decisions == sum(decisions.values())
+
+    def _wait(self, failure: str, timeout_s: float, done: Callable[[], bool], allowed: Child | None = None) -> None:
+        """Until `done`, showing the figures; raises when a process ends, the time is up or somebody interrupts."""
+        deadline = time.monotonic() + timeout_s
+        while not done():
+            if self.supervisor.is_stopping:
+                raise _Interrupted
+            ended = self.supervisor.first_ended()
+            if ended is not None and ended.name != "shop" and ended is not allowed:
+                said = next((line for line in reversed(ended.tail) if line.strip()), "nothing")
+                raise UserError(f"{ended.name} ended with code {ended.code}; it said: {said}", "see its log below")
+            if time.monotonic() > deadline:
+                raise UserError(f"{failure} within {timeout_s:.0f} s", "see the log below")
+            self.view.update()
+            time.sleep(LOOK_EVERY_S)
+
+    def _report(self, ready: stack.Stack, audited: AuditReport, num_refused: int) -> int:
+        logged = demo_report.read(ready.settings)
+        shop = json.loads((self.folder / "shop.json").read_text())
+        outcomes = topic(ready.settings.namespace, "outcomes")
+        report = demo_report.build(logged, audited, shop, self.num_actions, outcomes, num_refused)
+        (self.demo.out / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n")
+        drawn = demo_picture.draw(
+            self.demo.out / PICTURE_FILE, logged.rewards, report["uniform_reward"], self.best_constant
+        )
+        self.view.say(_summary(report, self.demo.out, drawn))
+        if not self.demo.headless:
+            print(self.view.status)
+        return 0 if audited.is_clean else 1
+
+
+class _Interrupted(Exception):
+    """Ctrl-C or SIGTERM: leave in order."""
+
+
+def _summary(report: dict[str, Any], out: Path, drawn: bool) -> str:
+    close = report["window_close_to_serving_ms"]["p50"]
+    verdict = report["audit"] if report["audit"] == "clean" else "; ".join(report["audit"][:3])
+    first, last, uniform = (report[name] for name in ("reward_first_1000", "reward_last_1000", "uniform_reward"))
+    return (
+        f"reward {first} → {last} (uniform {uniform:.3f}), "
+        f"{report['decisions']} decisions, {report['transitions']} transitions, audit {verdict}, "
+        f"window close → serving {close} ms; {out / REPORT_FILE}{f', {out / PICTURE_FILE}' if drawn else ''}"
+    )
+
+
+def _project(demo: Demo) -> Project:
+    for name in ("headrace.toml", "shop.py", "train.csv"):
+        if not (demo.example / name).exists():
+            raise UserError(
+                f"the demo's {name} is not in {demo.example}",
+                "run it in the source tree, or name the folder with --example",
+            )
+    return load(demo.example / "headrace.toml")
+
+
+def _check_out(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / REPORT_FILE).open("a").close()
+    except OSError as error:
+        raise UserError(f"cannot write {out / REPORT_FILE}: {error.strerror}", "name a folder with --out") from None
+
+
+def _labels(demo: Demo) -> Counter[str]:
+    """How often each route is the right one, for the line that the best constant route would draw."""
+    with (demo.example / "train.csv").open(newline="", encoding="utf-8") as file:
+        return Counter(row["category"] for row in csv.DictReader(file))
+
+
+def _into(log: IO[str]) -> Callable[[str], None]:
+    def say(line: str) -> None:
+        if not log.closed:
+            log.write(line + "\n")
+            log.flush()
+
+    return say
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=1) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def metric(port: int, name: str) -> float:
+    """Sum of one metric over its labels, 0 when it is not there."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2) as answer:
+            lines = answer.read().decode().splitlines()
+    except (urllib.error.URLError, OSError):
+        return 0.0
+    samples = [line for line in lines if line.startswith((f"{name}{{", f"{name} ", f"{name}_total"))]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in samples)
