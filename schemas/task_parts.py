@@ -1,4 +1,4 @@
-"""The parts of a task: how outcomes become a reward, how scores become probabilities, what is learnt, what is allowed."""
+"""The parts of a task: how outcomes become a reward and scores probabilities, what is learnt, what is allowed."""
 
 from __future__ import annotations
 
