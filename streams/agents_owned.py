@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 
 import numpy as np
 
@@ -34,7 +35,7 @@ from schemas.task import TaskTable
 from schemas.telemetry import Metrics
 from schemas.topics import topic
 from streams.dead_letters import DeadLetters
-from streams.join import Gap, JoinPartition, UnknownTask
+from streams.join import Gap, JoinLimits, JoinPartition, UnknownTask
 from streams.journal import Output
 from streams.read_back import Read, ReadState
 from streams.settings import WorkerSettings
@@ -123,7 +124,7 @@ class OwnedPartition:
 
         Raises UserError when the journal no longer holds what must be folded (join.md rule 10).
         """
-        resume = self._resume(found)
+        settings, resume = self._ports.settings, self._resume(found)
         self._reader, self._read_offset = found.reader, found.transitions_offset
         self._join = JoinPartition(
             self.partition,
@@ -131,7 +132,7 @@ class OwnedPartition:
             resume,
             dict(found.reader.hwm),
             found.progress,
-            _limits(self._ports.settings),
+            JoinLimits(settings.open_decisions_max, settings.pending_outcomes_max),
         )
         self.state = State.FOLDING
         if found.progress is not None:
@@ -159,9 +160,10 @@ class OwnedPartition:
         join, generation = self._join, self.generation
         if join is None or self.state is not State.FOLDING:
             return True  # its owner seeks when the state changes
-        if int(batch.offsets[0]) > join.next_offset:
+        next_offset = self.next_offset or 0
+        if int(batch.offsets[0]) > next_offset:
             return False
-        first = int(np.searchsorted(batch.offsets, join.next_offset))
+        first = int(np.searchsorted(batch.offsets, next_offset))
         folded = 0
         try:
             for index in range(first, len(batch)):
@@ -218,14 +220,14 @@ class OwnedPartition:
             self._unread.append(unread)
             self.unread_bytes += len(payload)
             delivered = await self._ports.output.write(self._transitions, self.partition, payload)
-            delivered.add_done_callback(lambda future, unread=unread: self._acked(future, unread, generation))
+            delivered.add_done_callback(partial(self._acked, unread, generation))
             while self.unread_bytes > self._ports.settings.unread_bytes_max and generation == self.generation:
                 await asyncio.sleep(ROOM_S)
             if generation != self.generation:
                 return
         await self.checkpoint()
 
-    def _acked(self, future: asyncio.Future[int], unread: Unread, generation: int) -> None:
+    def _acked(self, unread: Unread, generation: int, future: asyncio.Future[int]) -> None:
         if future.cancelled():
             return
         error = future.exception()
@@ -244,8 +246,7 @@ class OwnedPartition:
         if progress is not None:
             payload = encode(progress, self._ports.registry)
             delivered = await self._ports.output.write(self._transitions, self.partition, payload)
-            generation = self.generation
-            delivered.add_done_callback(lambda future: self._acked(future, Unread((b"", 0), START, 0), generation))
+            delivered.add_done_callback(partial(self._acked, Unread((b"", 0), START, 0), self.generation))
 
     def read(self, read: Read) -> None:
         """One record of our own output, as any reader sees it."""
@@ -302,11 +303,12 @@ class OwnedPartition:
 
     def show(self, end: int) -> None:
         """Gauges of the fold; `end` is the journal partition's end offset."""
-        if self._join is None:
+        next_offset = self.next_offset
+        if self._join is None or next_offset is None:
             return
         metrics, partition = self._ports.metrics, self.partition
         metrics.set("headrace_join_progress_ms", self._join.time_ms, partition=partition)
         metrics.set("headrace_join_open_decisions", self._join.num_open, partition=partition)
-        metrics.set("headrace_join_lag_records", max(0, end - self._join.next_offset), partition=partition)
-        if end <= self._join.next_offset and self._join.time_ms > 0:
+        metrics.set("headrace_join_lag_records", max(0, end - next_offset), partition=partition)
+        if end <= next_offset and self._join.time_ms > 0:
             metrics.set("headrace_join_clock_skew_ms", self._join.time_ms - self._ports.now_ms(), partition=partition)

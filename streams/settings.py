@@ -20,9 +20,11 @@ class WorkerSettings(CommonSettings):
         5_000, ge=500, description="A transition block acked but not read back for so long restarts its partition."
     )
     open_decisions_max: int = Field(
-        1_000_000, ge=1, description="Open decisions per partition; beyond it the oldest close early, flagged cut."
+        1_000_000,
+        ge=1,
+        description="Open decisions per partition; the oldest close early beyond it. The same everywhere.",
     )
-    pending_outcomes_max: int = Field(1_000_000, ge=1, description="The same for outcomes that wait for a decision.")
+    pending_outcomes_max: int = Field(100_000, ge=1, description="The same for outcomes that wait for a decision.")
     unread_bytes_max: int = Field(
         64 << 20, ge=1 << 20, description="Transitions per partition written but not read back; then the fold waits."
     )

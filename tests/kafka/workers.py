@@ -21,7 +21,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from deploy.applying import apply
 from schemas.codec import decode
 from schemas.registry import FileRegistry
-from schemas.settings import CommonSettings
+from schemas.settings import CommonSettings, load_settings
 from schemas.task import Project, parse
 from schemas.topics import topic
 
@@ -70,7 +70,7 @@ def set_up(broker: str, wanted: Project) -> CommonSettings:
     """Topics and definitions of a project, as `headrace topics apply` and `headrace apply` make them."""
     from deploy import topics
 
-    settings = CommonSettings(bootstrap=broker, namespace=wanted.namespace.name)
+    settings = load_settings(CommonSettings, bootstrap=broker, namespace=wanted.namespace.name)
     topics.apply(settings, wanted)
     apply(settings, wanted)
     return settings
