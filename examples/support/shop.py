@@ -4,7 +4,7 @@ It imports nothing of headrace: three topics are the whole interface.
 
     <namespace>.requests   what to do with this message?   {"decision_id", "task", "subject", "context": {"text"}}
     <namespace>.decisions  the answer (Avro here; we need two fields, see `read_decision`)
-    <namespace>.outcomes   how it went                     {"decision_id", "subject", "type": "resolved", "value": 0 or 1}
+    <namespace>.outcomes   how it went   {"decision_id", "subject", "type": "resolved", "value": 0 or 1}
 
 Like a real shop it is not tidy: 2 % of what it sends it sends twice, 1 % of its outcomes come after the reward window,
 and beside 0.5 % of its messages it sends a malformed one. Requests leave at fixed times (open loop), and a latency is
