@@ -155,10 +155,11 @@ class _Run:
                 raise _Interrupted
             ended = self.supervisor.first_ended()
             if ended is not None and ended.name != "shop" and ended is not allowed:
-                said = next((line for line in reversed(ended.tail) if line.strip()), "nothing")
-                raise UserError(f"{ended.name} ended with code {ended.code}; it said: {said}", "see its log below")
+                raise UserError(
+                    f"{ended.name} ended with code {ended.code}; it said: {ended.last_words.rstrip('.')}", "see its log"
+                )
             if time.monotonic() > deadline:
-                raise UserError(f"{failure} within {timeout_s:.0f} s", "see the log below")
+                raise UserError(f"{failure} within {timeout_s:.0f} s", "see the log")
             self.view.update()
             time.sleep(LOOK_EVERY_S)
 

@@ -45,6 +45,13 @@ class Child:
             self._say(f"{self.name:>8} | {text}")
 
     @property
+    def last_words(self) -> str:
+        """The line that tells why it ended: its error message where there is one."""
+        self._thread.join(1)
+        lines = [line for line in self.tail if line.strip()] or ["nothing"]
+        return next((line for line in reversed(lines) if line.startswith("headrace: ")), lines[-1])
+
+    @property
     def code(self) -> int | None:
         """Its exit code, None while it runs."""
         return self.process.poll()
