@@ -5,11 +5,11 @@ The client's types allow None everywhere, for messages that were never in a log;
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from confluent_kafka import Message
 
-AnyMessage = Message[Any, Any]
+AnyMessage: TypeAlias = "Message[Any, Any]"
 
 
 def place_of(message: AnyMessage) -> tuple[int, int]:
