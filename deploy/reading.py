@@ -18,6 +18,9 @@ from schemas.settings import CommonSettings
 BATCH = 2000
 STALL_S = 30.0
 """How long a read may stand still before we say so."""
+LEADER_S = 10.0
+"""How long a new topic may take to get a leader."""
+_NO_LEADER = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART)
 
 _quiet = logging.getLogger("headrace.reading")
 _quiet.addHandler(logging.NullHandler())
@@ -86,8 +89,23 @@ def partitions_of(reader: Consumer, topic: str, settings: CommonSettings) -> lis
 
 
 def bounds(reader: Consumer, topic: str, partitions: Sequence[int]) -> dict[int, tuple[int, int]]:
-    """(first offset, end offset) per partition now."""
-    return {p: reader.get_watermark_offsets(TopicPartition(topic, p), timeout=10) for p in partitions}
+    """(first offset, end offset) per partition now. Waits while a new topic has no leader yet."""
+    return {p: _bounds(reader, TopicPartition(topic, p)) for p in partitions}
+
+
+def _bounds(reader: Consumer, place: TopicPartition) -> tuple[int, int]:
+    deadline = time.monotonic() + LEADER_S
+    while True:
+        try:
+            first, end = reader.get_watermark_offsets(place, timeout=10)
+            return int(first), int(end)
+        except KafkaException as error:
+            # A topic made a moment ago is known before its leader takes requests.
+            if not error.args[0].retriable() and error.args[0].code() not in _NO_LEADER:
+                raise
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
 
 
 def read_all(
