@@ -42,7 +42,7 @@ _DISAGREES = -1
 
 @njit(cache=True, nogil=True)
 def slot_named(decisions: Ring, seq: int, held: Nodes, action: np.uint64, slot: int) -> int:
-    """Slot of decision `seq` that (action, slot) names: `_ALL_SLOTS` when neither is given, `_DISAGREES` for another."""
+    """Slot of decision `seq` that (action, slot) names; `_ALL_SLOTS` if neither is given, `_DISAGREES` for another."""
     record = decisions.records[place(decisions, seq)]
     num_slots = np.int64(record.slots)
     if slot >= num_slots or slot < -1:

@@ -76,7 +76,7 @@ class Gap(Exception):
 
 
 class UnknownTask(Exception):
-    """A DecisionBlock under a definition that the task table does not have yet. Nothing was changed: wait, fold again."""
+    """A DecisionBlock under a definition that the task table does not have yet. Nothing was changed: fold again."""
 
     def __init__(self, partition: int, offset: int, fingerprint: bytes) -> None:
         super().__init__(
@@ -263,8 +263,7 @@ class JoinPartition:
     def _fold_decisions(self, offset: int, block: DecisionBlock, counting: bool) -> None:
         known = self._definitions
         index = known.index_of(block.fingerprint)
-        task = known.task(index)
-        columns, sound = take_in(block, task)
+        columns, sound, chosen = take_in(block, known.task(index))
         num_rows, num_waiting = len(columns), len(self._pendings)
         seq = self._decisions.tail
         self._decisions.reserve(num_rows)
@@ -275,7 +274,7 @@ class JoinPartition:
             keys=keys,
             subjects=owned(block.subject_keys),
             sound=sound,
-            chosen=columns.chosen,
+            chosen=chosen,
             num_candidates=columns.features.num_candidates,
             action_keys=known.catalogue_keys[index] if has_catalogue else columns.features.action_keys,
             catalogue=has_catalogue,

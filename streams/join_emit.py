@@ -25,7 +25,7 @@ from streams.join_kernels import RUN_OFFSET, RUN_ROW, RUN_ROWS, RUN_SEQ, RUN_TIM
 BLOCK_BYTES_MAX = 512 * 1024
 BLOCK_ROWS_MAX = 65_535
 _ROW_BYTES = 72
-"""Position, closed_at, version (≤ 10 each), key (16), bucket, flags, outcomes, counts, reason: varints at their worst."""
+"""Position, closed_at, version (≤ 10 each), key (16), bucket, flags, outcomes, counts, reason: varints at worst."""
 _VARINT_BYTES = 5
 _PROPENSITY_BYTES = 4
 """A propensity is at most 2**24: 26 bits as a zigzag varint."""

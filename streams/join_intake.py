@@ -8,12 +8,12 @@ block it leaves in; a block that contradicts its task's definition gets harmless
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from schemas.blocks import PROPENSITY_ONE, DecisionBlock, DecisionColumns, FeatureColumns
+from schemas.blocks import I32, PROPENSITY_ONE, DecisionBlock, DecisionColumns, FeatureColumns
 from schemas.columns import sound_rows
 from schemas.task import Task
 
@@ -23,17 +23,30 @@ _DECISIONS = tuple(each.name for each in fields(DecisionColumns) if each.name no
 Bools = npt.NDArray[np.bool_]
 
 
-def take_in(block: DecisionBlock, task: Task) -> tuple[DecisionColumns, Bools]:
-    """(columns to keep, (N,) whether the row is sound). Nothing of the result is shared with `block`."""
+class Intake(NamedTuple):
+    """A DecisionBlock as the join keeps it."""
+
+    columns: DecisionColumns
+    """Owned; harmless where a row is unsound."""
+    sound: Bools
+    """(N,)"""
+    chosen: I32
+    """(N, S) as it stood in the block, -1 throughout where the block contradicts its task: what duplicates and outcomes
+    are compared with."""
+
+
+def take_in(block: DecisionBlock, task: Task) -> Intake:
+    """What to keep of `block`, which stays as it is."""
     if not fits(block.columns, task):
-        return harmless_columns(len(block), task), np.zeros(len(block), np.bool_)
+        columns = harmless_columns(len(block), task)
+        return Intake(columns, np.zeros(len(block), np.bool_), np.full_like(columns.chosen, -1))
     sound = sound_rows(block)
     columns = own(block.columns)
     if task.actions and columns.catalogue:
         sound = sound & (columns.features.num_candidates == len(task.actions))
-    if not sound.all():
-        _quieten(columns, ~sound)
-    return columns, sound
+    if sound.all():
+        return Intake(columns, sound, columns.chosen)
+    return Intake(_quiet(columns, ~sound), sound, columns.chosen)
 
 
 def fits(columns: DecisionColumns, task: Task) -> bool:
@@ -90,27 +103,40 @@ def harmless_columns(num_rows: int, task: Task) -> DecisionColumns:
     )
 
 
-def _quieten(columns: DecisionColumns, unsound: Bools) -> None:
-    """Zeros where unsound rows had features, all propensity on the first candidate. Changes `columns`."""
+def _quiet(columns: DecisionColumns, unsound: Bools) -> DecisionColumns:
+    """A copy with zeros where unsound rows had features, and all propensity on their first candidate."""
     features = columns.features
-    candidates = np.repeat(unsound, features.num_candidates)
-    features.context[unsound] = 0
-    if len(features.actions):
-        features.actions[candidates] = 0
-    if len(features.context_token_counts):
-        within = np.repeat(unsound, features.context_token_counts)
-        features.context_tokens[within] = 0
-        features.context_token_values[within] = 0
-    if len(features.action_token_counts):
-        within = np.repeat(candidates, features.action_token_counts)
-        features.action_tokens[within] = 0
-        features.action_token_values[within] = 0
-    for column in (columns.values, columns.bounds):
-        if len(column):
-            column[unsound] = 0
     num_slots = columns.num_slots
-    columns.propensities[np.repeat(candidates, num_slots)] = 0
+    candidates = np.repeat(unsound, features.num_candidates)
+    propensities = np.where(np.repeat(candidates, num_slots), 0, columns.propensities).astype(np.int32)
     sizes = features.num_candidates[unsound, None]
     starts = (np.cumsum(features.num_candidates) - features.num_candidates)[unsound, None] * num_slots
-    columns.propensities[starts + np.arange(num_slots) * sizes] = PROPENSITY_ONE
-    columns.chosen[unsound] = 0
+    propensities[starts + np.arange(num_slots) * sizes] = PROPENSITY_ONE
+    of_context = np.repeat(unsound, features.context_token_counts) if len(features.context_token_counts) else unsound
+    of_actions = np.repeat(candidates, features.action_token_counts) if len(features.action_token_counts) else unsound
+    quiet = replace(
+        features,
+        context=_zeroed(features.context, unsound),
+        actions=_zeroed(features.actions, candidates),
+        context_tokens=_zeroed(features.context_tokens, of_context),
+        context_token_values=_zeroed(features.context_token_values, of_context),
+        action_tokens=_zeroed(features.action_tokens, of_actions),
+        action_token_values=_zeroed(features.action_token_values, of_actions),
+    )
+    return replace(
+        columns,
+        features=quiet,
+        chosen=_zeroed(columns.chosen, unsound),
+        propensities=propensities,
+        values=_zeroed(columns.values, unsound),
+        bounds=_zeroed(columns.bounds, unsound),
+    )
+
+
+def _zeroed(column: npt.NDArray[Any], where: Bools) -> npt.NDArray[Any]:
+    """A copy of `column` with zeros at the rows `where`; `column` itself when the task does not use it."""
+    if not len(column):
+        return column
+    column = column.copy()
+    column[where] = 0
+    return column

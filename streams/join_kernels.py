@@ -23,7 +23,6 @@ from streams.attribution import (
     attribute_by_id,
     attribute_by_subject,
     first_of,
-    mark,
     num_waiting,
     take_pending,
 )

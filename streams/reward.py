@@ -103,7 +103,7 @@ def accumulate(held: Nodes, first: int, slot: int, kind: int, aggregate: int, va
     node.count += 1
     if node.count == 1 or aggregate == _LAST:
         node.value = value
-    elif aggregate == _SUM or aggregate == _MEAN:
+    elif aggregate in (_SUM, _MEAN):
         node.value += value
     elif aggregate == _MIN:
         node.value = min(node.value, value)

@@ -206,6 +206,8 @@ class BruteForceJoin:
         for decision in reversed(self.decisions):
             if not decision.duplicate and not decision.closed:
                 self.match(outcome, decision)
+        counting = {each.name for each in self.definitions.values() if each.counts(outcome.kind)}
+        outcome.gone = outcome.bucket == "used" and outcome.done == counting  # nothing is left that could use it
 
     def is_late(self, outcome: Outcome) -> bool:
         """A decision record it could be about stands within 2 W before it: the latest of the id, any of the subject."""
@@ -247,10 +249,7 @@ class BruteForceJoin:
     def slots(outcome: Outcome, decision: Decision) -> tuple[int, ...]:
         """Slots that the outcome names; all when it names none; () when it names what was not chosen."""
         every = range(len(decision.actions))
-        if outcome.slot >= 0:
-            named = [each for each in every if each == outcome.slot]
-        else:
-            named = list(every)
+        named = [each for each in every if outcome.slot in (-1, each)]
         if outcome.action:
             return tuple([each for each in named if decision.actions[each] == outcome.action][:1])
         return tuple(named)

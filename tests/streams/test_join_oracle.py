@@ -1,0 +1,202 @@
+"""The join against a brute-force join over the whole log: any journal, any restart, any loss of its output."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from schemas.blocks import Tick, TransitionBlock
+from schemas.chain import Accepted, Chain, ChainReader
+from schemas.records import DecisionBucket, Progress
+from schemas.task import Task
+from streams.join import JoinLimits, JoinPartition
+from tests.oracle.brute_force_join import BruteForceJoin, Row
+from tests.oracle.join_world import Journal, brute_of, make_journal, table_of, world_tasks
+
+NO_LIMITS = JoinLimits()
+
+
+def rows_of(block: TransitionBlock) -> list[Row]:
+    """The block's rows in the words of the brute-force join."""
+    return [
+        Row(
+            position=int(block.positions[row]),
+            closed_at=int(block.closed_at_ms[row]),
+            bucket=DecisionBucket(int(block.buckets[row])).label,
+            flags=int(block.flags[row]),
+            rewards=tuple(block.rewards[row].tolist()),
+            num_outcomes=int(block.num_outcomes[row]),
+            version=int(block.snapshot_versions[row]),
+        )
+        for row in range(len(block))
+    ]
+
+
+def expected_rows(brute: BruteForceJoin) -> dict[bytes, list[Row]]:
+    """As float32, like a transition."""
+    return {
+        fingerprint: [
+            Row(r.position, r.closed_at, r.bucket, r.flags, tuple(np.float32(r.rewards).tolist()), r.num_outcomes, r.version)
+            for r in rows
+        ]
+        for fingerprint, rows in brute.rows.items()
+    }  # fmt: skip
+
+
+def counts_of(progress_or_stats: tuple[dict[str, int], dict[str, int]], brute: BruteForceJoin) -> None:
+    """Both identities agree."""
+    assert progress_or_stats == brute.counts
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_rows_and_counts_after_every_record_are_those_of_the_brute_force_join(seed: int) -> None:
+    tasks = world_tasks(seed)
+    journal = make_journal(seed, tasks)
+    limits = JoinLimits(num_open_max=3, num_pending_max=2) if seed % 7 == 0 else NO_LIMITS
+    brute = brute_of(tasks, [], **_limits(limits))
+    join = JoinPartition(0, table_of(tasks), limits=limits)
+    reader, rows = ChainReader(), {}
+    for offset, append_ms, record in journal:
+        brute.fold(offset, append_ms, record)
+        join.fold(offset, append_ms, record)
+        stats = join.stats
+        counts_of((stats["decisions"], stats["outcomes"]), brute)
+        if (seed + offset) % 3 == 0:
+            accept(join.emit(), reader, rows)
+    accept(join.emit(), reader, rows)
+    assert rows == expected_rows(brute)
+
+
+def _limits(limits: JoinLimits) -> dict[str, int]:
+    return {"open_max": limits.num_open_max, "pending_max": limits.num_pending_max}
+
+
+def accept(blocks: list[TransitionBlock], reader: ChainReader, rows: dict[bytes, list[Row]]) -> None:
+    """A reader takes the blocks; there must be no hole and nothing twice."""
+    for block in blocks:
+        judged = reader.offer(block)
+        assert isinstance(judged, Accepted)
+        if judged.start < len(block):
+            rows.setdefault(block.fingerprint, []).extend(rows_of(block)[judged.start :])
+
+
+class Log:
+    """A transitions partition: what was written stays, in the order in which it arrived."""
+
+    def __init__(self) -> None:
+        self.records: list[TransitionBlock | Progress] = []
+
+    def read(self) -> tuple[ChainReader, Progress | None, dict[bytes, list[Row]], list[TransitionBlock], int]:
+        """Read it from the start by rules 7 and 8: (reader, newest countable Progress, rows, accepted blocks, holes)."""
+        reader, counted, rows, taken, holes = ChainReader(), None, {}, [], 0
+        for record in self.records:
+            if isinstance(record, Progress):
+                if reader.covers(record) and (counted is None or record.journal_offset > counted.journal_offset):
+                    counted = record
+                continue
+            judged = reader.offer(record)
+            if not isinstance(judged, Accepted):
+                holes += 1
+                assert type(judged).__name__ == "Hole", "two joins disagree about the log"
+            elif judged.start < len(record):
+                rows.setdefault(record.fingerprint, []).extend(rows_of(record)[judged.start :])
+                taken.append(record)
+        return reader, counted, rows, taken, holes
+
+
+def simulate(seed: int, num_records: int = 60, lose: float = 0.05, delay: float = 0.1) -> None:
+    """Up to three workers at once (one the owner, others zombies), restarts anywhere, lost and late writes."""
+    rng = random.Random(seed)
+    tasks = world_tasks(rng.randrange(5))
+    journal = make_journal(seed, tasks, num_records)
+    limits = JoinLimits(num_open_max=5, num_pending_max=3) if rng.random() < 0.2 else NO_LIMITS
+    log = Log()
+    late: list[tuple[int, TransitionBlock | Progress]] = []
+
+    def start() -> JoinPartition:
+        reader, counted, _, _, _ = log.read()
+        if counted is None and rng.random() < 0.5:
+            return JoinPartition(0, table_of(tasks), None, reader.hwm, None, limits)
+        resume = counted.resume if counted else None
+        return JoinPartition(0, table_of(tasks), resume, reader.hwm, counted, limits)
+
+    def write(record: TransitionBlock | Progress, step: int) -> None:
+        fate = rng.random()
+        if fate >= lose + delay:
+            log.records.append(record)
+        elif fate >= lose:
+            late.append((step + rng.randint(1, 25), record))
+
+    workers = [start()]
+    available = 3
+    for step in range(8 * num_records):
+        available = min(len(journal), available + rng.choice([0, 0, 1, 2]))
+        if rng.random() < 0.03:
+            workers = [*workers, start()][-3:]
+        if rng.random() < 0.03:
+            workers[rng.randrange(len(workers))] = start()
+        for worker in workers:
+            for _ in range(rng.randint(0, 3)):
+                if (worker.next_offset or 0) < available:
+                    worker.fold(*journal[worker.next_offset or 0])
+            if rng.random() < 0.6:
+                for block in worker.emit():
+                    for part in cut_anywhere(rng, block):
+                        write(part, step)
+            if rng.random() < 0.5:
+                reader, _, _, taken, _ = log.read()
+                if rng.random() < 0.3:
+                    for block in taken:
+                        worker.accepted(block)
+                said = worker.progress(reader, len(log.records))
+                if said is not None:
+                    check_progress(said, tasks, journal, limits)
+                    write(said, step)
+        for due, record in list(late):
+            if due <= step:
+                log.records.append(record)
+                late.remove((due, record))
+    for _, record in late:
+        log.records.append(record)
+    finish(log, start, journal, tasks, limits)
+
+
+def cut_anywhere(rng: random.Random, block: TransitionBlock) -> list[TransitionBlock]:
+    """The same rows in two blocks, now and then."""
+    if len(block) < 2 or rng.random() < 0.5:
+        return [block]
+    at = rng.randrange(1, len(block))
+    return [block.rows(0, at), block.rows(at, len(block))]
+
+
+def check_progress(said: Progress, tasks: list[Task], journal: Journal, limits: JoinLimits) -> None:
+    """What a Progress says is what the brute-force join says of that range of the journal."""
+    brute = brute_of(tasks, journal[: said.journal_offset], **_limits(limits))
+    counts_of((said.decision_counts, said.outcome_counts), brute)
+    assert said.time_ms == brute.time
+    hwm: dict[Chain, int] = {(chain.fingerprint, chain.kind): chain.hwm for chain in said.chains}
+    for fingerprint, rows in brute.rows.items():
+        assert hwm[fingerprint, 0] >= rows[-1].position
+
+
+def finish(log: Log, start, journal: Journal, tasks: list[Task], limits: JoinLimits) -> None:  # type: ignore[no-untyped-def]  # a closure
+    """One last worker without faults: then the transitions hold every decision once, as the brute-force join has it."""
+    worker: JoinPartition = start()
+    for record in journal[worker.next_offset or 0 :]:
+        worker.fold(*record)
+    log.records.extend(worker.emit())
+    reader, _, rows, _, _ = log.read()
+    brute = brute_of(tasks, journal, **_limits(limits))
+    assert rows == expected_rows(brute)
+    said = worker.progress(reader, len(log.records))
+    counts_of((worker.stats["decisions"], worker.stats["outcomes"]), brute)
+    if said is not None:
+        assert isinstance(journal[-1][2], Tick)
+        check_progress(said, tasks, journal, limits)
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_no_restart_zombie_lost_or_late_write_changes_a_row_or_a_count(seed: int) -> None:
+    simulate(seed)
