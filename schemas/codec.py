@@ -124,10 +124,8 @@ def _decode_block(view: U8, writer: RegisteredSchema, registry: Registry, limits
     else:
         check(view, _NUM_HEADER, writer.program, limits, finite=False, as_objects=False)
         reader = registry.reader_of(writer.name)
-        fields = _fastavro(view, writer, reader)
-        if writer.name != "Tick":
-            fields = _resolved_columns(fields, reader)
-    return Tick() if writer.name == "Tick" else block_of(writer.name, fields, limits)
+        fields = _resolved_columns(_fastavro(view, writer, reader), reader)
+    return block_of(writer.name, fields, limits)
 
 
 def decode(
@@ -155,9 +153,11 @@ def decode(
         raise BadRecord("wrong-type", f"schema {writer.id} ({writer.name}) is none of ours")
     if expect is not None and not issubclass(kind, expect):
         raise BadRecord("wrong-type", f"a {writer.name} stands here, expected {_names(expect)}")
-    if kind in (DecisionBlock, OutcomeBlock, TransitionBlock, Tick):
+    if kind in (DecisionBlock, OutcomeBlock, TransitionBlock):
         return _decode_block(view, writer, registry, limits, strings)
     check(view, _NUM_HEADER, writer.program, limits)
+    if kind is Tick:
+        return Tick()
     fields = _fastavro(view, writer, None if writer.is_current else registry.reader_of(writer.name))
     return record_of(writer.name, fields, limits)
 

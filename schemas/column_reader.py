@@ -129,11 +129,9 @@ def _measure(buffer: U8, position: int, layout: I64, num_items_max: int) -> tupl
                     after = -BAD_BLOCK
                 if after < 0:
                     break
-            if kind == UNREAD_STRINGS:
-                position = after
-                continue
-            width = 8 if kind == F64S or kind == I64S else 12 if kind == STRINGS else 4  # noqa: SIM109
-            arena += (table[field, 1] * width + 7) // 8 * 8 + (table[field, 2] + 7) // 8 * 8
+            if kind != UNREAD_STRINGS:
+                width = 8 if kind == F64S or kind == I64S else 12 if kind == STRINGS else 4  # noqa: SIM109
+                arena += (table[field, 1] * width + 7) // 8 * 8 + (table[field, 2] + 7) // 8 * 8
         if after < 0:
             return -after, position, field, table, 0
         position = after

@@ -35,6 +35,8 @@ from schemas.varints import (
 LOOK_AGAIN = 255
 """Code of a row that is neither good nor bad yet: decode it with `schemas.codec.decode_outcome`."""
 _OPEN_BRACE = 0x7B
+_NO_SLOT = 1 << 40
+"""Not -1: a message that says -1 is refused."""
 
 OUTCOME_ID, SUBJECT, DECISION_ID, ACTION_ID, TYPE = range(5)
 
@@ -135,12 +137,12 @@ def _read_outcome(
         starts[field, row], lengths[field, row] = start, length
         if code == 0:
             code = _limits_code(length, field == SUBJECT, caps.id if field == DECISION_ID else caps.name)
-    slot, position = _read_number(buffer, position, end, -1, True)
+    slot, position = _read_number(buffer, position, end, _NO_SLOT, True)
     if position < 0:
         return -position
-    if code == 0 and (slot < -1 or slot >= caps.slots):
+    if code == 0 and slot != _NO_SLOT and (slot < 0 or slot >= caps.slots):
         code = OUT_OF_RANGE
-    slots[row] = slot
+    slots[row] = -1 if slot == _NO_SLOT else slot
     start, length, position = _read_text(buffer, position, end, False, caps.message)
     if position < 0:
         return -position

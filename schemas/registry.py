@@ -25,7 +25,7 @@ _FORGET_UNKNOWN_S = 60.0
 """An id that the registry did not know is asked for again after this long: a stream of bad ids must not become a
 stream of requests, and a schema registered late must not need a restart."""
 _NUM_UNKNOWN_MAX = 10_000
-_BLOCKS = ("DecisionBlock", "OutcomeBlock", "TransitionBlock", "Tick")
+_BLOCKS = ("DecisionBlock", "OutcomeBlock", "TransitionBlock")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
