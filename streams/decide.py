@@ -26,8 +26,8 @@ from learner.policy import explore, network
 from schemas.blocks import F64, I32, PROPENSITY_ONE, DecisionBlock, DecisionColumns, FeatureColumns, empty
 from schemas.keys import DRAW_ACTION, draw, partition_of
 from schemas.records import Decision, DecisionRequest, Reason
-from schemas.task import Namespace, Task, TaskTable
-from streams.decision_blocks import Row, block_of, bytes_max_of
+from schemas.task import DEDUPE_MS_MIN, Namespace, Task, TaskTable
+from streams.decision_blocks import Row, block_of, bytes_ceiling_of, bytes_max_of
 from streams.fallback import Refusal, action_places, baseline_of, fallback, problem_of
 from streams.features import Encoder
 from streams.guardrails import mask
@@ -121,7 +121,6 @@ class Decide:
         """Answer every request of the batch. Raises nothing for bad requests: that is what reasons are for."""
         decided = Decided([], [])
         members: dict[tuple[bytes, bool], list[Row]] = {}
-        dedupe_ms = self._table.dedupe_ms
         for index, asked in enumerate(batch):
             request = asked.request
             task = self._table.named(request.task)
@@ -129,7 +128,7 @@ class Decide:
                 refusal = Refusal(Reason.UNKNOWN_TASK, "unknown-task", f"no task {request.task!r} is applied")
                 self._refuse(decided, index, request, None, refusal, situation)
                 continue
-            expired = situation.now_ms - asked.append_time_ms > dedupe_ms - EXPIRY_SLACK_MS
+            expired = self._is_expired(situation.now_ms - asked.append_time_ms)
             problem = Refusal(Reason.EXPIRED) if expired else problem_of(request, task)
             if problem is not None:
                 self._refuse(decided, index, request, task, problem, situation)
@@ -139,10 +138,15 @@ class Decide:
             row = Row(index, request, asked.partition, asked.offset, partition, reason)
             members.setdefault((task.fingerprint, reason is Reason.POLICY), []).append(row)
         for (fingerprint, by_policy), rows in members.items():
-            rows.sort(key=_by_partition)
+            if len(rows) > 1:
+                rows.sort(key=_by_partition)
             policy = situation.policy if by_policy else None
             self._decide(decided, self._table[fingerprint], policy, rows, situation)
         return decided
+
+    def _is_expired(self, age_ms: int) -> bool:
+        """Whether a request is about to leave the dedupe horizon; the horizon is looked up for old ones only."""
+        return age_ms > DEDUPE_MS_MIN - EXPIRY_SLACK_MS and age_ms > self._table.dedupe_ms - EXPIRY_SLACK_MS
 
     def _decide(
         self, decided: Decided, task: Task, policy: Policy | None, rows: list[Row], situation: Situation
@@ -161,14 +165,11 @@ class Decide:
         if not rows:
             return
         features = encoded.columns
-        allowed = _allowed(task, rows, features)
-        problems = _all_masked(features.num_candidates, allowed)
-        scores = None
-        if not problems and policy is not None:
-            scores = np.asarray(network.scores(policy.tasks[task.fingerprint].weights, task, features), np.float64)
-            problems = _not_finite(features.num_candidates, scores)
+        allowed, is_restricted = _allowed(task, rows, features)
+        problems = _all_masked(features.num_candidates, allowed) if is_restricted else {}
         if not problems:
-            propensities = self._propensities(task, policy, rows, features.num_candidates, allowed, scores)
+            propensities, problems = self._propensities(task, policy, rows, features, allowed)
+        if not problems:
             group = self._sampled(task, policy, rows, features, propensities, situation.now_ms)
             problems = self._too_large(group)
             if not problems:
@@ -181,19 +182,22 @@ class Decide:
             self._decide(decided, task, policy, rest, situation)
 
     def _propensities(
-        self,
-        task: Task,
-        policy: Policy | None,
-        rows: list[Row],
-        num_candidates: I32,
-        allowed: Mask,
-        scores: F64 | None,
-    ) -> I32:
-        """Integers (M,) of the policy's exploration, or of the baseline mix without a policy."""
-        if policy is not None and scores is not None:
-            return policy.tasks[task.fingerprint].explorer.integers(scores, num_candidates, allowed)
-        baselines = np.array([baseline_of(row.request, task) for row in rows], np.int32)
-        return explore.baseline_integers(num_candidates, allowed, baselines, task.epsilon)
+        self, task: Task, policy: Policy | None, rows: list[Row], features: FeatureColumns, allowed: Mask
+    ) -> tuple[I32, dict[int, Refusal]]:
+        """Integers (M,) of the policy's exploration, or of the baseline mix without one; or why some row has none."""
+        num_candidates = features.num_candidates
+        if policy is None:
+            baselines = np.array([baseline_of(row.request, task) for row in rows], np.int32)
+            return explore.baseline_integers(num_candidates, allowed, baselines, task.epsilon), {}
+        loaded = policy.tasks[task.fingerprint]
+        scores = np.asarray(network.scores(loaded.weights, task, features), np.float64)
+        try:
+            return loaded.explorer.integers(scores, num_candidates, allowed), {}
+        except ValueError:
+            problems = _not_finite(num_candidates, scores)
+            if not problems:
+                raise
+            return empty(np.int32), problems
 
     def _sampled(
         self,
@@ -232,7 +236,7 @@ class Decide:
 
     def _too_large(self, group: Group) -> dict[int, Refusal]:
         """Rows whose decision would be over the limit; one sum over the group settles nearly every case."""
-        if bytes_max_of(group.rows, group.columns) <= DECISION_BYTES_MAX:
+        if bytes_ceiling_of(group.columns) <= DECISION_BYTES_MAX:
             return {}
         problems = {}
         for place, row in enumerate(group.rows):
@@ -283,27 +287,28 @@ def _reason(asked: Asked, task: Task, situation: Situation) -> Reason:
     return Reason.SNAPSHOT_REFUSED if situation.snapshot_refused else Reason.NO_SNAPSHOT
 
 
-def _allowed(task: Task, rows: list[Row], features: FeatureColumns) -> Mask:
-    """(M,) what the guardrails leave, and of a declared catalogue only what the request offers."""
-    if task.guardrails:
-        allowed = mask(task, [row.request for row in rows], features)
-    else:
-        allowed = np.ones(int(features.num_candidates.sum()), np.bool_)
-    if task.actions:
+def _allowed(task: Task, rows: list[Row], features: FeatureColumns) -> tuple[Mask, bool]:
+    """(M,) what the guardrails leave, and of a declared catalogue only what the request offers; whether any is masked.
+
+    Whether any *may* be masked, to be exact: nearly every request has no such rule, and then nothing is computed.
+    """
+    size = len(task.actions)
+    is_part = size > 0 and any(row.request.candidates is not None for row in rows)
+    if not task.guardrails and not is_part:
+        return np.ones(size * len(rows) if size else len(features.action_keys), np.bool_), False
+    allowed = mask(task, [row.request for row in rows], features)
+    if is_part:
         places = action_places(task)
-        size = len(task.actions)
         for place, row in enumerate(rows):
             if row.request.candidates is not None:
                 offered = np.zeros(size, np.bool_)
                 offered[[places[candidate.action_id] for candidate in row.request.candidates]] = True
                 allowed[place * size : (place + 1) * size] &= offered
-    return allowed
+    return allowed, True
 
 
 def _all_masked(num_candidates: I32, allowed: Mask) -> dict[int, Refusal]:
     """Rows in which nothing is left to choose."""
-    if allowed.all():
-        return {}
     left = np.logical_or.reduceat(allowed, np.cumsum(num_candidates) - num_candidates)
     refusal = Refusal(Reason.INVALID, "all-masked", "the guardrails leave no candidate")
     return {int(place): refusal for place in np.flatnonzero(~left)}
@@ -311,9 +316,6 @@ def _all_masked(num_candidates: I32, allowed: Mask) -> dict[int, Refusal]:
 
 def _not_finite(num_candidates: I32, scores: F64) -> dict[int, Refusal]:
     """Rows whose scores are no numbers: features so large that the forward pass overflows."""
-    finite = np.isfinite(scores)
-    if finite.all():
-        return {}
-    fine = np.logical_and.reduceat(finite, np.cumsum(num_candidates) - num_candidates)
+    fine = np.logical_and.reduceat(np.isfinite(scores), np.cumsum(num_candidates) - num_candidates)
     refusal = Refusal(Reason.INVALID, "not-finite", "the features drive the policy's score out of range")
     return {int(place): refusal for place in np.flatnonzero(~fine)}

@@ -68,8 +68,6 @@ class Explorer:
 
     def integers(self, scores: F64, num_candidates: I32, allowed: Mask) -> I32:
         """As the function of that name."""
-        if not np.isfinite(scores).all():
-            raise ValueError("scores must be finite: the policy gave NaN or an infinity")
         return _checked(_integers(scores, num_candidates, allowed, self.kind, self.strength, self.newcomers))
 
 
@@ -123,7 +121,9 @@ def _checked(result: tuple[I32, int]) -> I32:
     """The integers, or the reason why row i has none."""
     propensities, bad_row = result
     if bad_row >= 0:
-        raise ValueError(f"row {bad_row}: expected 1 to {NUM_CANDIDATES_MAX} allowed candidates, got another number")
+        raise ValueError(
+            f"row {bad_row}: expected finite scores and 1 to {NUM_CANDIDATES_MAX} allowed candidates, got other ones"
+        )
     return propensities
 
 
@@ -154,12 +154,14 @@ def _integers(
         stop = start + num_candidates[row]
         size = 0
         best = -1
+        finite = True
         for i in range(start, stop):
+            finite &= np.isfinite(scores[i])
             if allowed[i]:
                 size += 1
                 if best < 0 or scores[i] > scores[best]:
                     best = i
-        if size == 0 or size > NUM_CANDIDATES_MAX:
+        if not finite or size == 0 or size > NUM_CANDIDATES_MAX:
             return out, row
         floor = 1.0 / (size + NEWCOMER_WIDTH) if len(newcomers) == num_candidates[row] else 0.0
         if kind == SOFTMAX:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learner.policy import explore
+from schemas import keys
 from schemas import task as tasks
 from schemas.blocks import PROPENSITY_ONE, DecisionBlock
 from schemas.codec import decode, encode
@@ -87,8 +88,8 @@ def policy(monkeypatch: pytest.MonkeyPatch) -> Policy:
 
     monkeypatch.setattr(module, "network", SimpleNamespace(scores=scores))
     explorer = explore.Explorer(explore.SQUARECB, 50.0, np.zeros(0, np.bool_))
-    keys = [task.fingerprint for task in PROJECT.tasks]
-    return Policy(VERSION, b"", 0, dict.fromkeys(keys, Loaded({}, explorer)))
+    fingerprints = [task.fingerprint for task in PROJECT.tasks]
+    return Policy(VERSION, b"", 0, dict.fromkeys(fingerprints, Loaded({}, explorer)))
 
 
 def _one(request: DecisionRequest, situation: Situation, age_ms: int = 0) -> tuple[Decided, Any]:
@@ -291,3 +292,12 @@ def test_a_group_too_large_for_one_message_leaves_in_several(policy: Policy) -> 
     assert num_rows == 20
     assert len(sizes) > 1
     assert max(sizes) <= BLOCK_BYTES_MAX
+
+
+def test_keys_of_a_block_are_those_of_the_contract(policy: Policy) -> None:
+    (group,) = _decide().batch([_asked(_offer(k), k) for k in range(7)], Situation(NOW, policy)).groups
+    for _, rows, block in blocks_of(group.task, group.version, group.rows, group.columns, "shop.requests"):
+        for place, row in enumerate(rows):
+            request = group.rows[row].request
+            assert tuple(block.decision_keys[place].tolist()) == keys.decision_key(request.decision_id)
+            assert int(block.subject_keys[place]) == keys.subject_key(request.subject)
