@@ -21,6 +21,7 @@ from streams.journal import Output
 from streams.settings import WorkerSettings
 from streams.tasks import TaskFollower
 from streams.transport import ColumnarApp, ColumnarSchema
+from streams.warm_up import warm_up_ingest, warm_up_join
 
 CLOSE_S = 2.0
 
@@ -90,6 +91,7 @@ class JoinRole:
         from streams.agents_join import JoinAgent  # an ingest worker has no use for the join's compiled kernels
         from streams.agents_owned import Ports
 
+        warm_up_join(context.registry)
         settings, journal = context.settings, topic(context.settings.namespace, "journal")
         self.app = make_app("join", [journal], settings)
         self._output = Output(settings, linger_ms=settings.linger_ms, compression=settings.compression)
@@ -117,6 +119,7 @@ class IngestRole:
     """Users' topics → journal."""
 
     def __init__(self, context: Context) -> None:
+        warm_up_ingest(context.registry)
         settings = context.settings
         self._output = Output(settings, linger_ms=settings.linger_ms, compression=settings.compression, gapless=True)
         dead_letters = DeadLetters(settings.namespace, context.registry, self._output, context.metrics)

@@ -58,7 +58,6 @@ class Output:
             "reconnect.backoff.max.ms": 1000,
             "topic.metadata.refresh.interval.ms": 30_000,
             "enable.gapless.guarantee": gapless,
-            "log.configuration.warnings": False,  # it calls the guarantee experimental at every start
             "log_level": 3,  # its warnings tell of retries; what fails for good comes to the callbacks
         }
         self._producer = Producer(settings.librdkafka(**options), logger=logging.getLogger("headrace.kafka"))
