@@ -1,4 +1,4 @@
-"""Writes decisions and outcomes into a journal as decide and ingest do, and reads the transitions by the reader rule.
+"""Writes decisions and outcomes into a journal as decide and ingest do; reads transitions by the reader rule."""
 
 from __future__ import annotations
 
