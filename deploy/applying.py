@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from confluent_kafka import Producer
 
-from deploy import topics
+from deploy import reading, topics
 from deploy.definitions import Definitions, read_definitions
 from schemas.codec import encode
 from schemas.errors import UserError
@@ -101,7 +101,7 @@ def _retired(standing: Definitions, names: tuple[str, ...]) -> list[TaskRecord]:
 def _publish(settings: CommonSettings, records: list[TaskRecord]) -> None:
     """Write the records in order and wait for their acks."""
     registry = open_registry(settings.schema_registry_url)
-    producer = Producer(settings.librdkafka(**{"acks": "all", "enable.idempotence": True}))
+    producer = Producer(settings.librdkafka(**{"acks": "all", "enable.idempotence": True}), logger=reading.quiet)
     failed: list[str] = []
     for record in records:
         producer.produce(

@@ -11,7 +11,8 @@ Shares no code with `streams.join`: `deploy.audit_rules` is a second reading of 
 
 from __future__ import annotations
 
-from collections import Counter
+import contextlib
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -124,29 +125,28 @@ def audit(settings: CommonSettings) -> AuditReport:
         starts = {name: reading.bounds(reader, full, partitions) for name, full in names.items()}
     finally:
         reader.close()
+    # Transitions first: whatever their newest Progress covers then stands in the journal already.
+    transitions = _decoded(settings, names["transitions"], registry)
+    journal = _decoded(settings, names["journal"], registry)
     results = []
     for partition in partitions:
-        # Transitions first: whatever their newest Progress covers then stands in the journal already.
-        transitions, _ = _decoded(settings, names["transitions"], partition, registry)
-        journal, unreadable = _decoded(settings, names["journal"], partition, registry)
         whole = {name: starts[name][partition][0] == 0 for name in names}
-        result = judge(partition, journal, transitions, definitions, whole)
-        result.num_unreadable = unreadable
+        entries = journal.get(partition, [])
+        result = judge(partition, entries, transitions.get(partition, []), definitions, whole)
+        result.num_unreadable = sum(block is None for _, _, block in entries)
         results.append(result)
     return AuditReport(tuple(results))
 
 
-def _decoded(settings: CommonSettings, name: str, partition: int, registry: Registry) -> tuple[Entries, int]:
-    """Every readable message of a partition, and how many were not. T counts for those too, so they stay as None."""
-    entries: Entries = []
-    unreadable = 0
-    for entry in reading.read_all(settings, name, [partition]):
-        try:
-            entries.append((entry.offset, entry.time_ms, decode(entry.value, registry)))
-        except BadRecord:
-            unreadable += 1
-            entries.append((entry.offset, entry.time_ms, None))
-    return entries, unreadable
+def _decoded(settings: CommonSettings, name: str, registry: Registry) -> dict[int, Entries]:
+    """Every message per partition. One that nobody can read still moves T, so it stays, as None."""
+    entries: dict[int, Entries] = defaultdict(list)
+    for entry in reading.read_all(settings, name):
+        block: object = None
+        with contextlib.suppress(BadRecord):
+            block = decode(entry.value, registry)
+        entries[entry.partition].append((entry.offset, entry.time_ms, block))
+    return entries
 
 
 def judge(

@@ -60,6 +60,7 @@ class View:
         self.status = text
         if self._headless:
             print(f"{time.monotonic() - self._started:6.1f} s  {text}", flush=True)
+            self._line_due = time.monotonic() + LINE_EVERY_S
         self.update()
 
     def update(self) -> None:

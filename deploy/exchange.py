@@ -14,7 +14,7 @@ from confluent_kafka import Message, Producer, TopicPartition
 
 from deploy import reading
 from schemas.blocks import OutcomeBlock, TransitionBlock
-from schemas.codec import BadRecord, decode, decode_outcome, decode_request
+from schemas.codec import BadRecord, decode_outcome, decode_request
 from schemas.errors import UserError
 from schemas.keys import decision_key
 from schemas.records import DeadLetter, Decision, DecisionBucket
@@ -160,7 +160,9 @@ def _send(settings: CommonSettings, name: str, subject: str, value: bytes) -> re
 def _decoded(entry: reading.Entry, registry: Registry) -> object:
     """The record, or None when it is not ours to read."""
     try:
-        return decode(entry.value, registry)
+        if entry.topic.endswith(".decisions"):
+            return reading.decision_of(entry, registry)
+        return reading.record_of(entry, registry)
     except BadRecord:
         return None
 

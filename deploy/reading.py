@@ -5,14 +5,19 @@ Owns the consumer and where it stops. Knows nothing of what the messages hold.
 
 from __future__ import annotations
 
+import base64
 import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import orjson
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from schemas.codec import BadRecord, decode
 from schemas.errors import UserError
+from schemas.records import Decision
+from schemas.registry import Registry
 from schemas.settings import CommonSettings
 
 BATCH = 2000
@@ -22,9 +27,9 @@ LEADER_S = 10.0
 """How long a new topic may take to get a leader."""
 _NO_LEADER = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART)
 
-_quiet = logging.getLogger("headrace.reading")
-_quiet.addHandler(logging.NullHandler())
-_quiet.propagate = False
+quiet = logging.getLogger("headrace.reading")
+quiet.addHandler(logging.NullHandler())
+quiet.propagate = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ def consumer(settings: CommonSettings, **options: object) -> Consumer:
                 **options,
             }
         ),
-        logger=_quiet,
+        logger=quiet,
     )
 
 
@@ -125,14 +130,13 @@ def read_all(
         reader.assign([TopicPartition(topic, p, start) for p, start in starts.items()])
         moved = time.monotonic()
         while ends:
-            for message in reader.consume(BATCH, 0.2):
+            for message in reader.consume(BATCH, 0.05):
                 moved = time.monotonic()
                 error = message.error()
-                if error is not None:
-                    if error.code() != KafkaError._PARTITION_EOF:
-                        raise KafkaException(error)
-                    continue
-                yield entry_of(message)
+                if error is None:
+                    yield entry_of(message)
+                elif error.code() != KafkaError._PARTITION_EOF:
+                    raise KafkaException(error)
             # Positions, not messages: a compacted topic ends in offsets that hold nothing.
             for place in reader.position([TopicPartition(topic, p) for p in ends]):
                 if place.offset >= ends[place.partition]:
@@ -144,3 +148,21 @@ def read_all(
                 )
     finally:
         reader.close()
+
+
+def decision_of(entry: Entry, registry: Registry) -> Decision:
+    """The answer to a request: JSON when the request was, else Avro. Raises `BadRecord`."""
+    if not entry.value.startswith(b"{"):
+        decision = decode(entry.value, registry, expect=Decision)
+        assert isinstance(decision, Decision)
+        return decision
+    try:
+        fields = orjson.loads(entry.value)
+        return Decision(**{**fields, "token": base64.b64decode(fields["token"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise BadRecord("bad-json", f"a decision that cannot be read: {error}") from error
+
+
+def record_of(entry: Entry, registry: Registry) -> object:
+    """The record or block of any other topic of ours. Raises `BadRecord`."""
+    return decode(entry.value, registry)

@@ -16,7 +16,7 @@ from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 from deploy import reading
 from schemas.blocks import DecisionBlock, TransitionBlock
 from schemas.chain import ChainReader
-from schemas.codec import BadRecord, decode, decode_request
+from schemas.codec import BadRecord, decode_request
 from schemas.records import (
     DECISION_BUCKETS,
     OUTCOME_BUCKETS,
@@ -130,7 +130,8 @@ class Watch:
             if name == "requests":
                 self._asked(decode_request(entry.value, self._registry).decision_id, entry.time_ms)
                 return
-            found = decode(entry.value, self._registry)
+            answered = name == "decisions"
+            found = (reading.decision_of if answered else reading.record_of)(entry, self._registry)
         except BadRecord:
             return
         figures = self.figures

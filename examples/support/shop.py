@@ -3,7 +3,7 @@
 It imports nothing of headrace: three topics are the whole interface.
 
     <namespace>.requests   what to do with this message?   {"decision_id", "task", "subject", "context": {"text"}}
-    <namespace>.decisions  the answer (Avro here; we need two fields, see `read_decision`)
+    <namespace>.decisions  the answer       {"decision_id", "actions", "propensities", …}, JSON because the request was
     <namespace>.outcomes   how it went   {"decision_id", "subject", "type": "resolved", "value": 0 or 1}
 
 Like a real shop it is not tidy: 2 % of what it sends it sends twice, 1 % of its outcomes come after the reward window,
@@ -52,38 +52,6 @@ MALFORMED_KINDS: tuple[bytes, ...] = (
     b"\x00\x00\x00",
     b"[" * 5000,
 )
-
-
-def varint(payload: bytes, at: int) -> tuple[int, int]:
-    """Avro's zigzag varint at `at`: (value, next position)."""
-    shift = result = 0
-    while True:
-        byte = payload[at]
-        at += 1
-        result |= (byte & 127) << shift
-        shift += 7
-        if byte < 128:
-            return (result >> 1) ^ -(result & 1), at
-
-
-def read_decision(payload: bytes) -> tuple[str, str]:
-    """(decision id, chosen action) of a Decision message.
-
-    A shop would use its usual Avro library with headrace's schema; the record begins with decision_id, task, subject
-    and the chosen actions, so a few lines do as well.
-    """
-    at, texts = 5, []  # 0x00 and the schema's id
-    for _ in range(3):
-        length, at = varint(payload, at)
-        texts.append(payload[at : at + length].decode())
-        at += length
-    count, at = varint(payload, at)
-    if count < 0:  # Avro: a block of -count items, its size in bytes comes first
-        _, at = varint(payload, at)
-    if count == 0:
-        raise ValueError(f"the decision {texts[0]} names no action")
-    length, at = varint(payload, at)
-    return texts[0], payload[at : at + length].decode()
 
 
 class Shop:
@@ -163,9 +131,11 @@ class Shop:
 
     def answered(self, message: Message, now: float) -> None:
         """Take the route that was decided and schedule its outcome; a second answer is only counted."""
-        decision_id, action = read_decision(message.value() or b"")
+        decision = json.loads(message.value() or b"{}")
+        decision_id = decision.get("decision_id", "")
         if not decision_id.startswith(self.run):
             return
+        action = decision["actions"][0]
         self.counts["decisions_read"] += 1
         waiting = self.intended.pop(decision_id, None)
         if waiting is None:
