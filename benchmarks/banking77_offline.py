@@ -1,8 +1,8 @@
 """One pass over BANKING77 with bandit feedback, without Kafka: what the learner can reach at the demo's delay.
 
 10,003 customer messages in an order given by a seed; one of 77 routes per message; reward 1 if it is the label. A
-decision is made with the snapshot taken at most `--refresh` decisions before, and a reward is learnt `--delay` decisions
-after its decision. Encoding, exploration, draws and learner are the real ones.
+decision is made with a snapshot at most `--refresh` decisions old, and a reward is learnt `--delay` decisions after
+its decision. Encoding, exploration, draws and learner are the real ones.
 
     python -m benchmarks.banking77_offline [train.csv] --seeds 1 2 3
 """

@@ -250,6 +250,17 @@ def _properties(
     return "".join(f"{name}={value}\n" for name, value in settings.items())
 
 
+def cluster_id() -> str:
+    """A random cluster id as Kafka writes it: 16 bytes in URL-safe base64, never starting with a dash.
+
+    kafka-storage takes a leading dash for an option; Kafka's own Uuid.randomUuid draws again for that reason.
+    """
+    while True:
+        drawn = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+        if not drawn.startswith("-"):
+            return drawn
+
+
 def _format(
     command: Sequence[str], folder: Path, home: Path, index: int, security: broker_security.Security | None
 ) -> None:
@@ -258,7 +269,7 @@ def _format(
         return
     cluster = folder / "cluster.id"
     if not cluster.exists():
-        cluster.write_text(urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode())
+        cluster.write_text(cluster_id())
     role = ["--standalone"] if index == 0 else ["--no-initial-controllers"]
     users = security.format_arguments() if security and index == 0 else []
     properties = ["-c", str(home / "server.properties")]
