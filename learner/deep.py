@@ -1,7 +1,7 @@
 """Deep: the neural expert, SiLU 64-64 over context, action and token embeddings, with replay.
 
-Owns parameters, AdamW, and the four steps per 256 rows (one on the fresh rows, three on replayed ones): hybrid-learner.md
-§2. The forward pass is `learner.policy.network`'s, so what is trained is what serves.
+Owns parameters, AdamW, and the four steps per 256 rows: one on the fresh rows, three on replayed ones
+(hybrid-learner.md §2). Layer by layer it is the forward pass of `learner.policy.network`; a test holds them together.
 
 Shape legend
     N rows, H = 64 hidden units, J = 16 dimensions of a token embedding, T tokens per side
@@ -97,7 +97,8 @@ class Deep:
                 pooled = (gathered * self._on_device(weights)[:, :, None]).sum(1)
                 first = first + pooled @ live[side]
         hidden = network.silu(network.silu(first) @ live["deep_w2"] + live["deep_b2"])
-        return hidden @ live["deep_w3"] + live["deep_b3"]
+        units: torch.Tensor = hidden @ live["deep_w3"] + live["deep_b3"]
+        return units
 
     def _scaled(self, dense: npt.NDArray[np.float32], scaling: Scaling) -> torch.Tensor:
         z = np.clip((dense.astype(np.float64) - scaling.mean) * scaling.scale, -network.CLIP, network.CLIP)

@@ -128,4 +128,5 @@ def uniforms(seed: int, stream: int, count: int) -> F64:
 def _projection(width: int, narrow: int, seed: int, stream: int) -> F64:
     """(width, narrow) entries ±1/√width: unit variance for standardised inputs (Achlioptas 2003)."""
     signs = np.where(uniforms(seed, stream, width * narrow) < 0.5, -1.0, 1.0)
-    return signs.reshape(width, narrow) / np.sqrt(width)
+    out: F64 = signs.reshape(width, narrow) / np.sqrt(width)
+    return out

@@ -29,7 +29,8 @@ def stack_prior(task: Task, deep: bool, num_links: int) -> F64:
     """
     dense = task.context.width > 0 or task.action.width > 0
     wide = 1.0 if dense or not num_links else 0.0
-    return np.array([wide, *([0.0] * deep), *([1.0 / num_links] * num_links)])
+    shares = [1.0 / num_links] * num_links if num_links else []
+    return np.array([wide, *([0.0] * deep), *shares])
 
 
 def deep_rows(step: Chosen, idf: npt.NDArray[Any] | None, task: Task) -> Rows:

@@ -199,32 +199,23 @@ def _standardised(
         varies = (variance > 1e-12 * square) & (variance > 0.0)
         shift.append(mean)
         scale.append(torch.where(varies, variance.clamp_min(1e-300).rsqrt(), 0.0))
-    once = _apply(gram, left, right, shift, scale)
-    both = _apply(once.transpose(-2, -1).contiguous(), left, right, shift, scale)
-    return (
-        (both + both.transpose(-2, -1)) / 2.0,
-        _apply(cross.unsqueeze(-1), left, right, shift, scale)[..., 0],
-        shift,
-        scale,
-    )
+    gram, cross = gram.clone(), cross.clone().unsqueeze(-1)
+    _apply(gram, left, right, shift, scale)
+    _apply(gram.transpose(-2, -1), left, right, shift, scale)
+    _apply(cross, left, right, shift, scale)
+    return gram, cross[..., 0], shift, scale
 
 
-def _apply(
-    matrix: torch.Tensor, left: int, right: int, shift: list[torch.Tensor], scale: list[torch.Tensor]
-) -> torch.Tensor:
-    """T @ matrix for matrix (…, D, C), T never written out."""
-    out = matrix.clone()
-    lead, columns = matrix.shape[:-2], matrix.shape[-1]
+def _apply(matrix: torch.Tensor, left: int, right: int, shift: list[torch.Tensor], scale: list[torch.Tensor]) -> None:
+    """matrix ← T @ matrix, in place, for matrix (…, D, C) or a transposed view; T is never written out."""
     product = left * right
-    first = matrix[..., :1, :]
-    core = out[..., :product, :].reshape(*lead, left, right, columns)
+    matrix[..., product:, :] -= shift[2][:, None] * matrix[..., :1, :]
+    matrix[..., product:, :] *= scale[2][:, None]
+    core = matrix[..., :product, :].unflatten(-2, (left, right))
     core[..., 1:, :, :] -= shift[0][:, None, None] * core[..., :1, :, :]
     core[..., 1:, :, :] *= scale[0][:, None, None]
     core[..., 1:, :] -= shift[1][:, None] * core[..., :1, :]
     core[..., 1:, :] *= scale[1][:, None]
-    out[..., :product, :] = core.reshape(*lead, product, columns)
-    out[..., product:, :] = (out[..., product:, :] - shift[2][:, None] * first) * scale[2][:, None]
-    return out
 
 
 def _unstandardised(design: Design, w: F64, shift: list[torch.Tensor], scale: list[torch.Tensor]) -> F64:

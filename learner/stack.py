@@ -55,7 +55,7 @@ class Stack:
             return
         solved = np.linalg.solve(self._gram + ridge * np.eye(size), self._cross + ridge * self.prior)
         if np.isfinite(solved).all():
-            self.weights = solved
+            self.weights = np.asarray(solved, np.float64)
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """Copies of everything."""

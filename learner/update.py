@@ -24,7 +24,6 @@ from learner.cross import Cross
 from learner.deep import Deep
 from learner.drift import NUM_ROWS_MIN, DriftTest
 from learner.experts import chosen_cross, deep_rows, stack_prior
-from learner.policy import network
 from learner.stack import Stack
 from learner.wide import WideHeads
 from schemas.blocks import F64, TransitionBlock
@@ -152,7 +151,8 @@ class TaskLearner:
 
     def _reward_moments(self, pending_y: F64) -> tuple[float, float, float]:
         """Rows, mean and variance of the reward, the unfinished step included."""
-        num, total, squares = self._sums + (len(pending_y), pending_y.sum(), (pending_y * pending_y).sum())
+        pending = (len(pending_y), float(pending_y.sum()), float((pending_y * pending_y).sum()))
+        num, total, squares = self._sums + pending
         if not num:
             return 0.0, self._task.reward.default, 0.0
         mean = total / num

@@ -139,12 +139,18 @@ def sums(table, num_candidates, shared, x_bounds, x_hashes, x_weights, a_bounds,
     for i in range(len(num_candidates)):
         for k in range(num_candidates[i]):
             a = k if shared else m
+            linear = 0.0
+            logistic = 0.0
             for q in range(a_bounds[a], a_bounds[a + 1]):
                 for p in range(x_bounds[i], x_bounds[i + 1]):
                     slot = slot_of(x_hashes[p], a_hashes[q], shift)
                     value = x_weights[p] * a_weights[q]
-                    for link in range(num_links):
-                        out[m, link] += value * table[slot, link]
+                    linear += value * table[slot, 0]
+                    if num_links > 1:
+                        logistic += value * table[slot, 1]
+            out[m, 0] = linear
+            if num_links > 1:
+                out[m, 1] = logistic
             m += 1
     return out
 
