@@ -180,14 +180,13 @@ class JoinAgent:
         def landed(error: WriteError | None, offset: int) -> None:
             owned.tick_in_flight = False
 
+        owned.tick_in_flight = True  # before the send: the producer's thread may report the delivery before it returns
         try:
             self._ports.output.send(self._journal, owned.partition, self._tick, on_delivery=landed)
         except BufferError:
-            return
+            owned.tick_in_flight = False
         except WriteError as error:
             self._fail(UserError(str(error), "see the broker's log; this worker ends so that another can take over"))
-            return
-        owned.tick_in_flight = True
 
     def _show(self, owned: OwnedPartition) -> None:
         key = f"{self._journal}[{owned.partition}]"
