@@ -80,6 +80,7 @@ class _Run:
 
     def __init__(self, demo: Demo, project: Project, folder: Path, supervisor: Supervisor) -> None:
         self.demo, self.project, self.folder, self.supervisor = demo, project, folder, supervisor
+        self.watch: Watch | None = None
         self.figures = Figures()
         labels = _labels(demo)
         self.num_actions = len(project.tasks[0].actions)
@@ -105,9 +106,7 @@ class _Run:
         self._wait(
             "the processes did not get ready", READY_S, lambda: all(map(_is_ready, ready.metrics_ports.values()))
         )
-        watch = Watch(ready.settings)
-        watch.figures = self.figures
-        watch.start()
+        self.watch = watch = Watch(ready.settings, self.figures).start()
         try:
             self.view.say("the shop is open")
             shop = self._open_shop(ready)
@@ -158,6 +157,8 @@ class _Run:
                 raise UserError(
                     f"{ended.name} ended with code {ended.code}; it said: {ended.last_words.rstrip('.')}", "see its log"
                 )
+            if self.watch is not None and self.watch.failure is not None:
+                raise self.watch.failure
             if time.monotonic() > deadline:
                 raise UserError(f"{failure} within {timeout_s:.0f} s", "see the log")
             self.view.update()

@@ -85,8 +85,8 @@ class Figures:
 class Watch:
     """Follows the topics of a namespace from their beginning. `figures` is written by its thread only."""
 
-    def __init__(self, settings: CommonSettings) -> None:
-        self.figures = Figures()
+    def __init__(self, settings: CommonSettings, figures: Figures | None = None) -> None:
+        self.figures = figures or Figures()
         self.failure: Exception | None = None
         self._settings = settings
         self._registry: Registry = open_registry(settings.schema_registry_url)
