@@ -31,10 +31,19 @@ from schemas.records import DecisionRequest, Outcome, Record
 from schemas.registry import RegisteredSchema, Registry
 from schemas.varints import BAD_MAGIC, EMPTY, TRUNCATED
 
-__all__ = ["BadRecord", "decode", "decode_foreign", "decode_outcome", "decode_request", "encode", "schema_id_of"]
+__all__ = [
+    "TYPES",
+    "BadRecord",
+    "decode",
+    "decode_foreign",
+    "decode_outcome",
+    "decode_request",
+    "encode",
+    "schema_id_of",
+]
 
 Message = Record | Block
-_TYPES: dict[str, type] = {
+TYPES: dict[str, type] = {
     **RECORD_TYPES,
     **{kind.__name__: kind for kind in (DecisionBlock, OutcomeBlock, Tick, TransitionBlock)},
 }
@@ -148,7 +157,7 @@ def decode(
     if len(view) > limits.message_bytes_max:
         raise too_large(len(view), limits)
     writer = registry.schema_of(schema_id_of(view))
-    kind = _TYPES.get(writer.name)
+    kind = TYPES.get(writer.name)
     if kind is None:
         raise BadRecord("wrong-type", f"schema {writer.id} ({writer.name}) is none of ours")
     if expect is not None and not issubclass(kind, expect):

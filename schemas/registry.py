@@ -97,7 +97,7 @@ def register(schema_id: int, schema: Any, limits: Limits = LIMITS) -> Registered
     version = next((r.version for r in released() if r.name == name and r.fingerprint == mark), None)
     is_current = name is not None and version == current()[name].version
     layout = layout_of(schema) if is_current and name in _BLOCKS else None
-    full_name = name or (str(schema.get("name", "")) if isinstance(schema, dict) else "")
+    full_name = name or (str(parsed.get("name", "unnamed")) if isinstance(parsed, dict) else "unnamed")
     numbers = None if layout is None else without_strings(layout, NAMES_ALWAYS_READ)
     return RegisteredSchema(schema_id, full_name, version, is_current, program, parsed, layout, numbers)
 
@@ -139,7 +139,7 @@ class ConfluentRegistry:
                 f"the client of the schema registry {url} is not installed ({error})",
                 'install it: pip install "headrace[registry]"',
             ) from error
-        self.client = SchemaRegistryClient({"url": url, **(settings or {})})
+        self.client = SchemaRegistryClient.new_client({"url": url, **(settings or {})})
         self._url = url
         self._ids: dict[str, int] = {}
         self._schemas: dict[int, RegisteredSchema] = {}
