@@ -123,7 +123,8 @@ def read_all(
     """
     reader = consumer(settings)
     try:
-        wanted = partitions_of(reader, topic, settings) if partitions is None else list(partitions)
+        there = partitions_of(reader, topic, settings)
+        wanted = there if partitions is None else list(partitions)
         places = {p: place for p, place in bounds(reader, topic, wanted).items() if place[1] > place[0]}
         ends = {p: end for p, (_, end) in places.items()}
         starts = {p: first if tail is None else max(first, end - tail) for p, (first, end) in places.items()}

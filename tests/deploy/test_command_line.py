@@ -1,0 +1,129 @@
+"""The `headrace` command: errors are sentences, help teaches, nothing shows a traceback unless asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deploy.cli.entry import run
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = ("apply", "worker", "learn", "up", "ask", "tell", "status", "lint", "audit", "demo")
+NOWHERE = ["--bootstrap", "127.0.0.1:1"]
+
+
+def _broken(tmp_path: Path) -> Path:
+    file = tmp_path / "headrace.toml"
+    file.write_text('[namespace]\nname = "n"\npartitions = "four"\n')
+    return file
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([command, "--help"]) == 0
+
+    shown = capsys.readouterr().out
+    assert "Example" in shown
+    assert f"headrace {command}" in shown or f"| headrace {command}" in shown
+
+
+@pytest.mark.parametrize("group", ["broker", "topics", "keys"])
+def test_a_group_without_a_command_shows_what_there_is(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run([group])
+
+    captured = capsys.readouterr()
+    assert "Commands" in captured.out + captured.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["status", "--once", *NOWHERE],
+        ["audit", *NOWHERE],
+        ["ask", "{}", *NOWHERE],
+        ["tell", "some-decision", *NOWHERE],
+        ["topics", "check", "--namespace", "n", *NOWHERE],
+        ["worker", "join", *NOWHERE],
+        ["worker", "decide", "--insecure-dev", *NOWHERE],
+        ["broker", "status", *NOWHERE],
+    ],
+)
+def test_a_missing_broker_is_one_line_and_how_to_start_one(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    code = run(arguments)
+
+    said = capsys.readouterr().err
+    assert code == 1
+    assert "no Kafka broker answers at 127.0.0.1:1" in said
+    assert "headrace broker start" in said
+    assert "Traceback" not in said
+
+
+def test_a_wrong_key_in_the_file_is_named_with_its_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["apply", str(_broken(tmp_path)), *NOWHERE]) == 1
+
+    said = capsys.readouterr().err
+    assert "partitions" in said
+    assert "Traceback" not in said
+
+
+def test_a_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["apply", str(tmp_path / "nothing.toml")]) == 1
+    assert "nothing.toml" in capsys.readouterr().err
+
+
+def test_an_unknown_role_is_told_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["worker", "decode"]) == 1
+    assert "ingest, decide, join" in capsys.readouterr().err
+
+
+def test_the_traceback_is_shown_only_when_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_DEBUG", "")  # --debug sets it for the processes it starts; undone at the end
+
+    assert run(["--debug", "apply", str(_broken(tmp_path))]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_mistake_of_our_own_is_one_line_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("deep inside")
+
+    monkeypatch.setattr("deploy.lint.lint", broken)
+    (tmp_path / "events.jsonl").write_text("{}\n")
+    project = str(ROOT / "examples" / "support" / "headrace.toml")
+
+    code = run(["lint", str(tmp_path / "events.jsonl"), "--project", project])
+
+    said = capsys.readouterr().err
+    assert code == 70
+    assert "ZeroDivisionError: deep inside" in said
+    assert "Traceback" not in said
+
+
+def test_keys_are_made_once_and_the_private_one_is_for_its_owner_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["keys", "create", "--folder", str(tmp_path / "keys")]) == 0
+    private = tmp_path / "keys" / "headrace.private.pem"
+    assert private.stat().st_mode & 0o077 == 0
+    before = private.read_bytes()
+
+    assert run(["keys", "create", "--folder", str(tmp_path / "keys")]) == 1
+
+    assert private.read_bytes() == before
+    assert "there already" in capsys.readouterr().err
+
+
+def test_a_demo_that_cannot_write_its_report_says_so_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+
+    assert run(["demo", "--out", str(tmp_path / "file" / "below")]) == 1
+    assert "--out" in capsys.readouterr().err

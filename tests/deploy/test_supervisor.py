@@ -1,0 +1,109 @@
+"""Children: none is left behind, the first to end ends all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deploy import processes
+from deploy.supervisor import Supervisor
+
+ROOT = Path(__file__).resolve().parents[2]
+SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+STUBBORN = [
+    sys.executable,
+    "-c",
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)",
+]
+
+
+def test_when_one_child_ends_its_code_is_the_groups_and_the_others_are_ended() -> None:
+    lines: list[str] = []
+    with Supervisor(lines.append) as supervisor:
+        sleeper = supervisor.start_command("sleeper", SLEEP)
+        supervisor.start_command("failing", [sys.executable, "-c", "print('headrace: it broke'); raise SystemExit(3)"])
+        assert supervisor.wait() == 3
+
+    assert sleeper.code is not None
+    assert any("it broke" in line and line.strip().startswith("failing") for line in lines)
+
+
+def test_last_words_are_the_error_and_not_what_follows_it() -> None:
+    with Supervisor(lambda _: None) as supervisor:
+        child = supervisor.start_command(
+            "child", [sys.executable, "-c", "print('starting'); print('headrace: no broker.'); print('  Start one.')"]
+        )
+        supervisor.wait()
+
+    assert child.last_words == "headrace: no broker."
+
+
+def test_a_child_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.supervisor.STOP_S", 0.5)
+    supervisor = Supervisor(lambda _: None)
+    child = supervisor.start_command("stubborn", STUBBORN)
+    assert processes.wait_until(lambda: "deaf" in " ".join(child.tail), 10)
+
+    supervisor.end()
+
+    assert child.code == -signal.SIGKILL
+
+
+def test_children_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    program = textwrap.dedent(
+        """
+        import sys, time
+        from deploy.supervisor import Supervisor
+        supervisor = Supervisor()
+        child = supervisor.start_command("child", [sys.executable, "-c", "import time; time.sleep(60)"])
+        print(child.process.pid, flush=True)
+        time.sleep(60)
+        """
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+
+    assert processes.wait_until(lambda: not psutil.pid_exists(child), 10)
+
+
+def test_an_interrupt_leaves_nothing_behind() -> None:
+    program = textwrap.dedent(
+        """
+        import sys
+        from deploy.supervisor import Supervisor
+        with Supervisor() as supervisor:
+            child = supervisor.start_command("child", [sys.executable, "-c", "import time; time.sleep(60)"])
+            print(child.process.pid, flush=True)
+            sys.exit(supervisor.wait())
+        """
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    time.sleep(0.3)
+
+    os.kill(parent.pid, signal.SIGINT)
+
+    assert parent.wait(20) == 0
+    parent.stdout.close()
+    assert not psutil.pid_exists(child)
+
+
+def test_a_pid_that_was_given_out_again_is_not_taken_for_ours() -> None:
+    me = psutil.Process()
+
+    assert processes.is_alive(me.pid, me.create_time())
+    assert not processes.is_alive(me.pid, me.create_time() - 100)
