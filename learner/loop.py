@@ -234,6 +234,7 @@ class Loop:
         for fingerprint, count in self._learner.num_rows.items():
             definition = self._definitions.find(bytes.fromhex(fingerprint))
             gauge("headrace_learner_rows_learnt", count, task=definition.task.name if definition else fingerprint)
+        gauge("headrace_learner_rows_unfit", self._learner.num_unfit)
         gauge("headrace_learner_waiting_bytes", self._merge.num_bytes)
         gauge("headrace_learner_unknown_task", float(self._blocked is not None))
         gauge("headrace_learner_cuts", self._learner.cut.number)

@@ -21,15 +21,19 @@ leave for the learner (learning.md rule 7). Correction chains are read and count
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from learner.gather import take
 from schemas.blocks import I64, KIND_TRANSITION, TransitionBlock
 from schemas.chain import START, Chain, ChainReader, Fork, Hole
 from schemas.records import NO_TIME_MS, DecisionBucket, Progress
+
+Judge = Callable[[TransitionBlock], npt.NDArray[np.bool_]]
+"""(N,) which rows of a block fit its task's definition. Must depend on nothing but row, columns' shapes and task."""
 
 LEARNT_BUCKETS = (int(DecisionBucket.JOINED), int(DecisionBucket.DEFAULTED))
 
@@ -72,6 +76,8 @@ class Cut:
     """By fingerprint: joined and defaulted rows in order (closed_at, partition, position)."""
     num_accepted: dict[str, int]
     """Rows taken, by decision bucket."""
+    num_unfit: int
+    """Rows taken that do not fit their task's definition; they are in no other count and not learnt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +212,11 @@ class Merge:
         earliest = min(fronts, default=None)
         return earliest if earliest is not None and earliest < self.done_ms else None
 
-    def take(self, until_ms: int | None = None) -> Cut:
-        """Rows of all complete buckets, at most those that end by `until_ms` (a bucket's boundary)."""
+    def take(self, until_ms: int | None = None, judge: Judge | None = None) -> Cut:
+        """Rows of all complete buckets, at most those that end by `until_ms` (a bucket's boundary).
+
+        `judge` says row by row what fits its task; a row that does not must not spoil the others.
+        """
         end_ms = self.done_ms if until_ms is None else min(until_ms, self.done_ms)
         by_fingerprint: dict[bytes, list[tuple[int, _Piece]]] = {}
         for partition, state in enumerate(self._partitions):
@@ -217,11 +226,16 @@ class Merge:
                     by_fingerprint.setdefault(fingerprint, []).extend((partition, piece) for piece in taken)
         counts = np.zeros(len(DecisionBucket), np.int64)
         rows: dict[bytes, TransitionBlock] = {}
+        num_unfit = 0
         for fingerprint in sorted(by_fingerprint):
-            merged = _ordered(by_fingerprint[fingerprint], counts)
-            if len(merged):
+            fitting = [(partition, _fitting(piece, judge)) for partition, piece in by_fingerprint[fingerprint]]
+            num_unfit += sum(len(piece.times_ms) for _, piece in by_fingerprint[fingerprint])
+            num_unfit -= sum(len(piece.times_ms) for _, piece in fitting)
+            fitting = [(partition, piece) for partition, piece in fitting if len(piece.times_ms)]
+            merged = _ordered(fitting, counts) if fitting else None
+            if merged is not None and len(merged):
                 rows[fingerprint] = merged
-        return Cut(end_ms, rows, {bucket.label: int(counts[bucket]) for bucket in DecisionBucket})
+        return Cut(end_ms, rows, {bucket.label: int(counts[bucket]) for bucket in DecisionBucket}, num_unfit)
 
     def _pop(self, state: _Partition, pieces: deque[_Piece], end_ms: int) -> list[_Piece]:
         taken: list[_Piece] = []
@@ -252,6 +266,17 @@ class Merge:
         """Partitions that may be paused while too many bytes wait: all but the slowest (join.md rule 14)."""
         slowest = min(state.time_ms for state in self._partitions)
         return [p for p, state in enumerate(self._partitions) if state.time_ms > slowest]
+
+
+def _fitting(piece: _Piece, judge: Judge | None) -> _Piece:
+    """The piece without the rows that do not fit."""
+    if judge is None:
+        return piece
+    fits = judge(piece.block)
+    if fits.all():
+        return piece
+    rows = np.flatnonzero(fits)
+    return replace(piece, block=take(piece.block, rows), times_ms=piece.times_ms[rows])
 
 
 def _ordered(taken: Sequence[tuple[int, _Piece]], counts: I64) -> TransitionBlock:

@@ -22,6 +22,13 @@ CATALOGUE = (
         ("task",),
     ),
     Metric(
+        "headrace_learner_rows_unfit",
+        "gauge",
+        "rows",
+        "Rows that do not fit their task's definition (widths, catalogue, choice) and were not learnt.",
+        "Should be 0: some writer of the journal encodes otherwise than the definition says.",
+    ),
+    Metric(
         "headrace_learner_log_time_ms",
         "gauge",
         "ms",

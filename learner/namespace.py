@@ -107,6 +107,8 @@ class NamespaceLearner:
         """The newest cut's snapshot, for uploads after a restart."""
         self.num_accepted: dict[str, int] = {}
         """Rows taken from the merge so far, by decision bucket."""
+        self.num_unfit = 0
+        """Rows that did not fit their task's definition."""
 
     @property
     def num_rows(self) -> dict[str, int]:
@@ -128,7 +130,7 @@ class NamespaceLearner:
                 if first_ms is None:
                     return
                 due_ms = self._rules.due_ms(first_ms, self.cut)
-            learnt = self._learn(merge.take(due_ms))
+            learnt = self._learn(merge.take(due_ms, self._judge))
             if learnt and self._due_ms is None:
                 self._due_ms = due_ms
             if merge.done_ms < due_ms:
@@ -136,8 +138,14 @@ class NamespaceLearner:
             if self._due_ms is not None:
                 yield self._freeze(due_ms, merge.taken(due_ms))
 
+    def _judge(self, block: TransitionBlock) -> npt.NDArray[np.bool_]:
+        definition = self._find(block.fingerprint)
+        assert definition is not None, "advance looks every fingerprint up before it takes rows"
+        return fits(block, definition.task)
+
     def _learn(self, cut: Cut) -> bool:
         """Whether anything was learnt of these rows."""
+        self.num_unfit += cut.num_unfit
         for bucket, count in cut.num_accepted.items():
             self.num_accepted[bucket] = self.num_accepted.get(bucket, 0) + count
         learnt = False
@@ -205,6 +213,7 @@ class NamespaceLearner:
             "cut": self.cut.to_json(),
             "due_ms": self._due_ms,
             "num_accepted": dict(self.num_accepted),
+            "num_unfit": self.num_unfit,
             "tasks": sorted(fingerprint.hex() for fingerprint in self._learners),
         }
         return arrays, values
@@ -229,7 +238,21 @@ class NamespaceLearner:
             self._probes[fingerprint] = ProbeInputs(features, columns["allowed"] != 0)
         self.cut = CutState(**values["cut"])
         self._due_ms = values["due_ms"]
-        self.num_accepted = dict(values["num_accepted"])
+        self.num_accepted, self.num_unfit = dict(values["num_accepted"]), values["num_unfit"]
+
+
+def fits(block: TransitionBlock, task: Task) -> npt.NDArray[np.bool_]:
+    """(N,) rows that the task's learner can take: the task's widths and catalogue, a choice among the candidates."""
+    columns, features = block.columns, block.columns.features
+    shapes = features.context.shape[1] == task.context.width and columns.num_slots == task.num_slots
+    if task.actions:
+        shapes = shapes and columns.catalogue == task.catalogue
+        right = features.num_candidates == len(task.actions)
+    else:
+        shapes = shapes and not columns.catalogue and features.actions.shape[1] == task.action.width
+        right = features.num_candidates > 0
+    in_row: npt.NDArray[np.bool_] = (columns.chosen < features.num_candidates[:, None]).all(1) & right
+    return in_row if shapes else np.zeros(len(block), np.bool_)
 
 
 def _trained(position: Position) -> TrainedPosition:

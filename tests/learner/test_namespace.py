@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -30,7 +31,10 @@ TOML = """
 name = "made-up"
 [[tasks]]
 name = "{name}"
-actions = ["a", "b"]
+[tasks.context]
+x = {{ kind = "vector", size = 3 }}
+[tasks.action]
+a = {{ kind = "vector", size = 2 }}
 [tasks.reward]
 window = "1s"
 [tasks.reward.outcomes.click]
@@ -157,6 +161,20 @@ def test_size_of_a_snapshot_spaces_the_next_cut_by_log_time() -> None:
     assert set(np.diff(ends)) == {-(-size * 1000 // 50 // 500) * 500}
 
 
+def test_rows_that_do_not_fit_their_definition_are_counted_and_spoil_no_other() -> None:
+    merge = Merge(1, 100)
+    learner = learner_of(merge)
+    wide = block([1, 2], [10, 20], fingerprint=ONE)
+    columns = replace(wide.columns, features=replace(wide.columns.features, context=np.zeros((2, 9), np.float32)))
+    offered(merge, replace(wide, columns=columns))
+    choice = block([3, 4, 5], [30, 40, 50], prev=2, fingerprint=ONE)
+    columns = replace(choice.columns, chosen=np.array([[0], [7], [-1]], np.int32))
+    offered(merge, replace(choice, columns=columns), progress(0, 2000, {ONE: 5}))
+    assert len(list(learner.advance(merge))) == 1
+    assert learner.num_rows == {ONE.hex(): 2}
+    assert learner.num_unfit == 3
+
+
 def records_of(random: Random) -> list[list[TransitionBlock | Progress]]:
     """Three partitions of made-up log, two tasks, a few hundred rows over some seconds of log time."""
     partitions: list[list[TransitionBlock | Progress]] = []
@@ -180,9 +198,7 @@ def records_of(random: Random) -> list[list[TransitionBlock | Progress]]:
     return partitions
 
 
-def run(
-    partitions: list[list[TransitionBlock | Progress]], random: Random, folder: Path | None
-) -> Iterator[Snapshot]:
+def run(partitions: list[list[TransitionBlock | Progress]], random: Random, folder: Path | None) -> Iterator[Snapshot]:
     """Read in random order; with a `folder`, die at random moments and go on from the checkpoint there."""
     merge = Merge(len(partitions), 100)
     learner = learner_of(merge)
