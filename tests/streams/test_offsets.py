@@ -1,0 +1,55 @@
+"""Committable offsets: never past an unfinished request, whatever the order of finishing."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.offsets import Offsets
+
+
+@given(st.lists(st.integers(0, 99), unique=True, min_size=1), st.data())
+def test_what_is_taken_is_always_the_end_of_the_contiguous_run(offsets: list[int], data: st.DataObject) -> None:
+    read = sorted(offsets)
+    book = Offsets()
+    book.own([0])
+    for offset in read:
+        book.begin(0, offset)
+    committed = -1
+    finished: set[int] = set()
+    for offset in data.draw(st.permutations(read)):
+        book.end(0, offset)
+        finished.add(offset)
+        committed = book.take().get(0, committed)
+        unfinished = [each for each in read if each not in finished]
+        assert committed <= min(unfinished, default=read[-1] + 1)
+        assert book.num_open == len(unfinished)
+    assert committed == read[-1] + 1
+    assert book.is_idle([0])
+
+
+def test_finishing_twice_counts_once() -> None:
+    book = Offsets()
+    book.own([0])
+    book.begin(0, 1)
+    book.begin(0, 2)
+    book.end(0, 2)
+    book.end(0, 2)
+    assert book.num_open == 1
+    book.end(0, 1)
+    book.end(0, 1)
+    assert (book.num_open, book.take()) == (0, {0: 3})
+
+
+def test_a_partition_that_is_not_ours_is_ignored() -> None:
+    book = Offsets()
+    book.own([0, 1])
+    book.begin(0, 5)
+    book.begin(1, 5)
+    book.disown([1])
+    book.end(0, 5)
+    book.end(1, 5)
+    book.begin(1, 6)
+    assert book.take() == {0: 6}
+    assert book.num_open == 0
+    assert book.is_idle([0, 1])
