@@ -28,7 +28,7 @@ from streams.topic_checks import require_append_time, require_same_partitions
 log = logging.getLogger(__name__)
 
 ROLES = ("ingest", "join")
-TASKS_READ_S = 15.0
+TASKS_READ_S = 60.0
 SOURCES_LOOK_S = 1.0
 
 

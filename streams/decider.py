@@ -49,7 +49,7 @@ from streams.topic_checks import require_append_time
 
 log = logging.getLogger(__name__)
 
-TASKS_READ_S = 15.0
+TASKS_READ_S = 60.0
 SNAPSHOT_READ_S = 5.0
 """At start, wait for the newest snapshot so long; then serve the baseline until it is there."""
 POLL_S = 0.1
