@@ -28,7 +28,7 @@ from schemas.layout import DTYPES as ARRAY_DTYPES
 from schemas.layout import STRINGS
 from schemas.record_fields import RECORD_TYPES, fields_of_record, record_of
 from schemas.records import DecisionRequest, Outcome, Record
-from schemas.registry import RegisteredSchema, Registry
+from schemas.registered import RegisteredSchema, Registry
 from schemas.varints import BAD_MAGIC, EMPTY, TRUNCATED
 
 __all__ = [

@@ -26,6 +26,7 @@ from schemas.varints import (
     TOO_LARGE,
     TRAILING_BYTES,
     TRUNCATED,
+    copy_bytes,
     is_finite_f64,
     read_length,
     read_long,
@@ -78,32 +79,32 @@ def _read_branch(buffer: U8, position: int, end: int) -> tuple[int, int]:
     """(branch of a union [null, x], position after it or -code)."""
     branch, position = read_long(buffer, position, end)
     if position >= 0 and (branch < 0 or branch > 1):
-        return 0, -BAD_UNION
+        position = -BAD_UNION
     return branch, position
 
 
 @numba.njit(cache=True, nogil=True)
 def _read_text(buffer: U8, position: int, end: int, optional: bool, cap: int) -> tuple[int, int, int]:
     """(start, length or -1 for null, position after it or -code) of a string or a [null, string]."""
+    branch, start, length = 1, 0, -1
     if optional:
         branch, position = _read_branch(buffer, position, end)
-        if position < 0 or branch == 0:
-            return 0, -1, position
-    length, position = read_length(buffer, position, end, cap)
-    if position < 0:
-        return 0, -1, position
-    return position, length, utf8_end(buffer, position, position + length)
+    if position >= 0 and branch == 1:
+        length, position = read_length(buffer, position, end, cap)
+        if position >= 0:
+            start, position = position, utf8_end(buffer, position, position + length)
+    return start, length, position
 
 
 @numba.njit(cache=True, nogil=True)
 def _read_number(buffer: U8, position: int, end: int, absent: int, narrow: bool) -> tuple[int, int]:
     """(value or `absent` for null, position after it or -code) of a [null, long] or, if narrow, a [null, int]."""
+    value = absent
     branch, position = _read_branch(buffer, position, end)
-    if position < 0 or branch == 0:
-        return absent, position
-    value, position = read_long(buffer, position, end)
-    if position >= 0 and narrow and not -(1 << 31) <= value < (1 << 31):
-        return absent, -OUT_OF_RANGE
+    if position >= 0 and branch == 1:
+        value, position = read_long(buffer, position, end)
+        if position >= 0 and narrow and not -(1 << 31) <= value < (1 << 31):
+            position = -OUT_OF_RANGE
     return value, position
 
 
@@ -131,33 +132,31 @@ def _read_outcome(
     """Code of one message body, 0 if it is good; fills the row. Shape first, then the limits, field by field."""
     code = 0
     for field in range(4):
-        start, length, position = _read_text(buffer, position, end, field != SUBJECT, caps.message)
-        if position < 0:
-            return -position
-        starts[field, row], lengths[field, row] = start, length
+        if position >= 0:
+            start, length, position = _read_text(buffer, position, end, field != SUBJECT, caps.message)
+            starts[field, row], lengths[field, row] = start, length
+            if code == 0:
+                code = _limits_code(length, field == SUBJECT, caps.id if field == DECISION_ID else caps.name)
+    if position >= 0:
+        slot, position = _read_number(buffer, position, end, _NO_SLOT, True)
+        if code == 0 and slot != _NO_SLOT and (slot < 0 or slot >= caps.slots):
+            code = OUT_OF_RANGE
+        slots[row] = -1 if slot == _NO_SLOT else slot
+    if position >= 0:
+        start, length, position = _read_text(buffer, position, end, False, caps.message)
+        starts[TYPE, row], lengths[TYPE, row] = start, length
         if code == 0:
-            code = _limits_code(length, field == SUBJECT, caps.id if field == DECISION_ID else caps.name)
-    slot, position = _read_number(buffer, position, end, _NO_SLOT, True)
-    if position < 0:
-        return -position
-    if code == 0 and slot != _NO_SLOT and (slot < 0 or slot >= caps.slots):
-        code = OUT_OF_RANGE
-    slots[row] = -1 if slot == _NO_SLOT else slot
-    start, length, position = _read_text(buffer, position, end, False, caps.message)
-    if position < 0:
-        return -position
-    starts[TYPE, row], lengths[TYPE, row] = start, length
-    if code == 0:
-        code = _limits_code(length, True, caps.id)
-    if end - position < 8:
-        return TRUNCATED
-    if not is_finite_f64(buffer, position):
-        return NOT_FINITE
-    bits[8 * row : 8 * row + 8] = buffer[position : position + 8]
-    times[row], position = _read_number(buffer, position + 8, end, 0, False)
-    if position < 0:
-        return -position
-    return TRAILING_BYTES if position < end else code
+            code = _limits_code(length, True, caps.id)
+    if position >= 0 and end - position < 8:
+        position = -TRUNCATED
+    if position >= 0 and not is_finite_f64(buffer, position):
+        position = -NOT_FINITE
+    if position >= 0:
+        copy_bytes(buffer, position, 8, bits, 8 * row)
+        times[row], position = _read_number(buffer, position + 8, end, 0, False)
+    if position >= 0 and position < end:
+        position = -TRAILING_BYTES
+    return code if position >= 0 else -position
 
 
 @numba.njit(cache=True, nogil=True)

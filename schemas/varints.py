@@ -3,6 +3,9 @@
 Every reader returns the position after what it read, or minus the code of what is wrong; codes are indices into
 `REASONS`. No reader allocates, and none reads a byte at or past `end`.
 
+For developers: numba's cache on disk notices changes of the file whose function it holds, not of the files it calls;
+after an edit here remove schemas/__pycache__/*.nb*.
+
 Source: Avro 1.12 specification, "Binary encoding".
 """
 
