@@ -241,7 +241,7 @@ def block_of(name: str, fields: Mapping[str, Any], limits: Limits) -> DecisionBl
 
 
 def fields_of(block: DecisionBlock | OutcomeBlock | TransitionBlock) -> dict[str, Any]:
-    """The fields of the block's schema by name. Columns of the block, not copies, and not checked: reading does that."""
+    """The fields of the block's schema by name: its own columns, not copies, not checked (reading does that)."""
     fields = {name: getattr(block, name) for name in type(block).__slots__}
     fields["num_rows"] = len(block)
     if isinstance(block, OutcomeBlock):
