@@ -35,6 +35,8 @@ def apply(settings: CommonSettings, project: Project, retire: tuple[str, ...] = 
     changes = topics.apply(settings, topics.project_with(project, standing.table))
     records = [*wanted_records(standing, project), *_retired(standing, retire)]
     _publish(settings, records)
+    if records:
+        _read_back(settings, records)
     return changes + [f"{'retired' if each.retired else 'applied'} {each.kind} {each.task}" for each in records]
 
 
@@ -96,6 +98,17 @@ def _retired(standing: Definitions, names: tuple[str, ...]) -> list[TaskRecord]:
                 f"name one of: {', '.join(applied) or '(nothing is applied)'}",
             )
     return records
+
+
+def _read_back(settings: CommonSettings, records: list[TaskRecord]) -> None:
+    """What was written can be read by those who follow. On a fresh machine this also compiles the decoder, once."""
+    standing = read_definitions(settings)
+    for record in records:
+        if record.fingerprint not in standing.records:
+            raise UserError(
+                f"{record.kind} {record.task} was acked but does not stand in {topic(settings.namespace, 'tasks')}",
+                "run the same command again, and look at the broker's log",
+            )
 
 
 def _publish(settings: CommonSettings, records: list[TaskRecord]) -> None:

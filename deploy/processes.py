@@ -24,14 +24,18 @@ _started: dict[int, subprocess.Popen[bytes]] = {}
 """Children of ours by pid, until `end` has reaped them."""
 
 
-def _dies_with_parent() -> Callable[[], None] | None:
-    """Run in the child before exec: Linux sends it SIGKILL when the thread that started it is gone."""
-    if not sys.platform.startswith("linux"):
+def _before_exec(tied: bool, niceness: int) -> Callable[[], None] | None:
+    """Run in the child before exec: politeness, and Linux's SIGKILL when the thread that started it is gone."""
+    tied = tied and sys.platform.startswith("linux")
+    if not tied and not niceness:
         return None
-    libc = ctypes.CDLL(None)
+    libc = ctypes.CDLL(None) if tied else None
 
     def ask() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if libc is not None:
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if niceness:
+            os.nice(niceness)
 
     return ask
 
@@ -42,6 +46,7 @@ def spawn(
     *,
     environment: Mapping[str, str] | None = None,
     tied: bool = True,
+    niceness: int = 0,
     folder: Path | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a process in its own session, so that Ctrl-C reaches only us and we end it in order.
@@ -57,7 +62,7 @@ def spawn(
         env={**os.environ, **(environment or {})},
         start_new_session=True,
         cwd=folder,
-        preexec_fn=_dies_with_parent() if tied else None,
+        preexec_fn=_before_exec(tied, niceness),
     )
     _started[child.pid] = child
     return child

@@ -19,6 +19,9 @@ from schemas.task import Project
 PROCESSES = ("join", "decide", "learn")
 """Names of the processes; `join` plays ingest too."""
 
+LEARNER_NICENESS = 5
+"""On a machine with few cores people who wait for decisions go before learning."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stack:
@@ -49,7 +52,7 @@ class Stack:
         """Start the worker processes and the learner."""
         supervisor.start("join", ["worker", "ingest", "join"], self.environment("join"))
         supervisor.start("decide", ["worker", "decide"], self.environment("decide"))
-        supervisor.start("learn", ["learn"], self.environment("learn"))
+        supervisor.start("learn", ["learn"], self.environment("learn"), LEARNER_NICENESS)
 
     def close(self) -> None:
         """End our own broker; the processes are the supervisor's."""

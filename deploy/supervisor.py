@@ -27,13 +27,18 @@ class Child:
     """One process and the thread that reads what it says."""
 
     def __init__(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str], say: Callable[[str], None]
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        say: Callable[[str], None],
+        niceness: int,
     ) -> None:
         self.name = name
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         """Its last lines, for an error message."""
         self._say = say
-        self.process = processes.spawn(command, subprocess.PIPE, environment=environment)
+        self.process = processes.spawn(command, subprocess.PIPE, environment=environment, niceness=niceness)
         self._thread = threading.Thread(target=self._read, name=f"read-{name}", daemon=True)
         self._thread.start()
 
@@ -69,13 +74,17 @@ class Supervisor:
         self._stopping = threading.Event()
         self._before: dict[int, Any] = {}
 
-    def start(self, name: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Child:
+    def start(
+        self, name: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None, niceness: int = 0
+    ) -> Child:
         """Start ``headrace <arguments>`` as a child."""
-        return self.start_command(name, [sys.executable, "-m", "deploy", *arguments], environment)
+        return self.start_command(name, [sys.executable, "-m", "deploy", *arguments], environment, niceness)
 
-    def start_command(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> Child:
-        """Start any program as a child."""
-        child = Child(name, command, {"PYTHONUNBUFFERED": "1", **(environment or {})}, self._say)
+    def start_command(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None, niceness: int = 0
+    ) -> Child:
+        """Start any program as a child; a positive `niceness` lets the others go first when cores are few."""
+        child = Child(name, command, {"PYTHONUNBUFFERED": "1", **(environment or {})}, self._say, niceness)
         self.children.append(child)
         return child
 
