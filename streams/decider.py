@@ -67,6 +67,7 @@ def run(settings: DeciderSettings) -> int:
     folder that cannot be written, a port in use.
     """
     quiet.set_up(settings.log_level)
+    logging.getLogger("headrace.kafka").addFilter(_is_news)
     names = ("requests", "decisions", "journal", "dead-letters", "snapshots", "snapshot-chunks")
     require_topics(settings, [topic(settings.namespace, name) for name in names])
     require_append_time(settings, [topic(settings.namespace, name) for name in ("requests", "journal")])
@@ -80,7 +81,7 @@ def run(settings: DeciderSettings) -> int:
             tasks.table,
             insecure_dev=settings.insecure_dev,
             on_swap=lambda policy: _note_policy(metrics, policy),
-            on_refused=lambda reason: metrics.add("headrace_snapshots_refused", reason=reason),
+            on_refused=lambda reason: metrics.add("headrace_decide_snapshots_refused", reason=reason),
         )
         server = MetricsServer(metrics, settings.metrics_host, settings.metrics_port, health.live, health.ready).start()
         try:
@@ -92,15 +93,20 @@ def run(settings: DeciderSettings) -> int:
             server.close()
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for what librdkafka says about each connection of each client: `Decider` says it once for all."""
+    return not record.getMessage().startswith("FAIL")
+
+
 def _place(message: AnyMessage, payload: bytes) -> Place:
     """Where a request stood, and in which format it came."""
     return Place(*place_of(message), message.timestamp()[1], payload[:1] == b"{")
 
 
 def _note_policy(metrics: Metrics, policy: Policy) -> None:
-    metrics.add("headrace_snapshots_taken")
-    metrics.set("headrace_snapshot_version", policy.version)
-    metrics.set("headrace_snapshot_cut_ms", policy.cut_ms)
+    metrics.add("headrace_decide_snapshots_taken")
+    metrics.set("headrace_decide_snapshot_version", policy.version)
+    metrics.set("headrace_decide_snapshot_cut_ms", policy.cut_ms)
 
 
 class Decider:
@@ -139,6 +145,7 @@ class Decider:
         self._consumer = self._make_consumer()
         self._stopping = threading.Event()
         self._paused = False
+        self._is_cut_off = False
         self._committed_s = self._reported_s = time.monotonic()
         self._counts: Counter[tuple[str, str]] = Counter()
 
@@ -178,16 +185,26 @@ class Decider:
                     "fetch.queue.backoff.ms": 5,  # its default of 1000 stalls a replay for a whole second
                     "queued.max.messages.kbytes": 32 << 10,
                     "reconnect.backoff.max.ms": 1000,
+                    "error_cb": self._broker_event,
                 }
             ),
             logger=logging.getLogger("headrace.kafka"),
         )
+
+    def _broker_event(self, error: KafkaError) -> None:
+        """Say once that the broker is gone; the client itself tries again for ever."""
+        if error.code() == KafkaError._ALL_BROKERS_DOWN and not self._is_cut_off:
+            self._is_cut_off = True
+            log.warning("no broker of %s answers: waiting, nothing is lost", self._settings.bootstrap)
 
     def _step(self) -> None:
         """One micro-batch, or a moment's wait; then what has to be done now and then."""
         self._hold_back()
         first = self._consumer.poll(POLL_S)
         if first is not None:
+            if self._is_cut_off:
+                self._is_cut_off = False
+                log.info("the broker answers again")
             messages = [first, *self._consumer.consume(self._settings.decide_batch_max - 1, 0)]
             self._serve([message for message in messages if self._is_request(message)])
         self._health.beat()

@@ -146,7 +146,7 @@ DECIDE = (
         "counter",
         "decisions",
         "Answers by reason; `policy` is the normal one.",
-        "no-snapshot, snapshot-refused: see headrace_snapshots_refused. overload, deadline: more workers. expired: the "
+        "no-snapshot, snapshot-refused: see headrace_decide_snapshots_refused. overload, deadline: more workers. expired: the "
         "worker was away for long. invalid, unknown-task, too-large: see the dead letters.",
         ("task", "reason"),
     ),
@@ -188,28 +188,28 @@ DECIDE = (
         "Report it with the traceback of the log.",
     ),
     Metric(
-        "headrace_snapshot_version",
+        "headrace_decide_snapshot_version",
         "gauge",
         "1",
         "Version of the policy that serves; 0: none, the baseline.",
         "none needed",
     ),
     Metric(
-        "headrace_snapshot_cut_ms",
+        "headrace_decide_snapshot_cut_ms",
         "gauge",
         "ms",
         "Log time up to which closed decisions are in the policy that serves.",
         "Far behind the clock: is the learner alive, do rewards come, are snapshots refused?",
     ),
     Metric(
-        "headrace_snapshots_taken",
+        "headrace_decide_snapshots_taken",
         "counter",
         "snapshots",
         "Snapshots that passed every check and served.",
         "none needed",
     ),
     Metric(
-        "headrace_snapshots_refused",
+        "headrace_decide_snapshots_refused",
         "counter",
         "snapshots",
         "Snapshots refused, by reason; the last good one goes on serving.",

@@ -260,9 +260,9 @@ def test_a_decider_moves_to_the_snapshot_and_back_to_nothing_never(world: World,
         shop.collect(1)
         assert shop.decided()["r-0"][0]["reason"] == "no-snapshot"
         world.topic.publish(9, 2)
-        until(lambda: process.metric("headrace_snapshot_version") == 9, 20, process.said)
+        until(lambda: process.metric("headrace_decide_snapshot_version") == 9, 20, process.said)
         world.topic.publish(10, 1, spoil_signed=lambda m: replace(m, signature=b"\2" * 64))
-        until(lambda: process.metric("headrace_snapshots_refused_total") == 1, 20, process.said)
+        until(lambda: process.metric("headrace_decide_snapshots_refused_total") == 1, 20, process.said)
         for number in range(1, 41):
             shop.send(route(number))
         shop.collect(41)
