@@ -146,8 +146,8 @@ DECIDE = (
         "counter",
         "decisions",
         "Answers by reason; `policy` is the normal one.",
-        "no-snapshot, snapshot-refused: see headrace_decide_snapshots_refused. overload, deadline: more workers. expired: "
-        "the worker was away for long. invalid, unknown-task, too-large: see the dead letters.",
+        "no-snapshot, snapshot-refused: see headrace_decide_snapshots_refused. overload, deadline: more workers. "
+        "expired: the worker was away for long. invalid, unknown-task, too-large: see the dead letters.",
         ("task", "reason"),
     ),
     Metric(
