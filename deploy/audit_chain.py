@@ -25,10 +25,14 @@ class Row:
     snapshot_version: int
     bucket: int
     flags: int
-    reward: float
+    rewards: tuple[float, ...]
+    """Of every slot."""
     num_outcomes: int
-    appended_ms: int
-    """When the block came into the log."""
+
+    @property
+    def reward(self) -> float:
+        """Of the first slot."""
+        return self.rewards[0]
 
 
 @dataclass(slots=True)
@@ -45,8 +49,8 @@ class Accepted:
     """Rows that came again and were passed over: harmless, and the price of at-least-once."""
     num_ignored_blocks: int = 0
     """Blocks before which something was missing; the join sends them again."""
-    num_early_progress: int = 0
-    """Progress records that claim more than had been accepted when they came."""
+    unproved: Progress | None = None
+    """The newest Progress when it claims rows that were not accepted before it: something is missing for good."""
     num_accepted_twice: int = 0
     forks: list[str] = field(default_factory=list)
     adopted: bool = False
@@ -59,11 +63,11 @@ def accept(entries: Iterable[tuple[int, int, object]], *, from_start: bool) -> A
     Without `from_start` (older records were deleted) everything before the first Progress is passed over.
     """
     state = Accepted()
-    for offset, time_ms, block in entries:
+    for offset, _, block in entries:
         if isinstance(block, Progress):
             _take_progress(state, block, from_start)
         elif isinstance(block, TransitionBlock) and (from_start or state.adopted):
-            _take_block(state, block, offset, time_ms)
+            _take_block(state, block, offset)
     return state
 
 
@@ -72,12 +76,12 @@ def _take_progress(state: Accepted, progress: Progress, from_start: bool) -> Non
         state.adopted = True
         state.marks = {(each.fingerprint, each.kind): each.hwm for each in progress.chains}
     if all(state.marks.get((each.fingerprint, each.kind), -1) >= each.hwm for each in progress.chains):
-        state.progress = progress
+        state.progress, state.unproved = progress, None
     else:
-        state.num_early_progress += 1
+        state.unproved = progress
 
 
-def _take_block(state: Accepted, block: TransitionBlock, offset: int, time_ms: int) -> None:
+def _take_block(state: Accepted, block: TransitionBlock, offset: int) -> None:
     chain = (block.fingerprint, block.kind)
     mark = state.marks.get(chain, -1)
     positions = block.positions.tolist()
@@ -103,9 +107,8 @@ def _take_block(state: Accepted, block: TransitionBlock, offset: int, time_ms: i
             snapshot_version=int(block.snapshot_versions[index]),
             bucket=int(block.buckets[index]),
             flags=int(block.flags[index]),
-            reward=float(block.rewards[index, 0]),
+            rewards=tuple(block.rewards[index].tolist()),
             num_outcomes=int(block.num_outcomes[index]),
-            appended_ms=time_ms,
         )
         state.marks[chain] = position
         mark = position

@@ -3,8 +3,8 @@
 Owns a second reading of `join.md`, written for sight and not for speed: the whole stretch is in memory, each question
 is asked of all records at once, and nothing is shared with `streams.join`. Pure: entries in, verdicts out.
 
-Simplifications: one slot (the task kind ``choice``); a partition whose open decisions were cut early is not recomputed
-row by row (the caller leaves rows flagged `cut` alone).
+Simplification: a decision that was closed early because too many were open is judged as if it had not been; the caller
+leaves rows flagged `cut`, and sums that hold some, alone.
 """
 
 from __future__ import annotations
@@ -39,13 +39,16 @@ class Decided:
     time_ms: int
     """T at the record."""
     chosen: tuple[int, ...]
-    """Keys of the chosen actions."""
+    """Key of the chosen action of each slot, 0 for none."""
+    values: tuple[float, ...]
+    """Drawn value of each slot of a continuous action."""
     sound: bool
     head: Decided | None = None
     """The earlier record that this one repeats."""
     disputed: bool = False
     """A repetition or an outcome names another action."""
-    used: list[Happened] = field(default_factory=list)
+    used: list[tuple[Happened, tuple[int, ...]]] = field(default_factory=list)
+    """Outcomes that count for it, in log order, with the slots they are about."""
 
     @property
     def closed_at_ms(self) -> int:
@@ -79,7 +82,7 @@ class Verdict:
     closed_at_ms: int
     snapshot_version: int
     bucket: int
-    reward: float
+    rewards: tuple[float, ...]
     num_outcomes: int
 
 
@@ -144,7 +147,7 @@ def _decisions(block: DecisionBlock, offset: int, now: int, task: Task, catalogu
     rows, first = [], 0
     for row, count in enumerate(counts):
         offered = catalogue if block.columns.catalogue else own_keys[first : first + count]
-        chosen = tuple(offered[index] for index in chosen_NS[row] if 0 <= index < len(offered))
+        chosen = tuple(offered[index] if 0 <= index < len(offered) else 0 for index in chosen_NS[row])
         key = (int(block.decision_keys[row, 0]), int(block.decision_keys[row, 1]))
         rows.append(
             Decided(
@@ -155,6 +158,7 @@ def _decisions(block: DecisionBlock, offset: int, now: int, task: Task, catalogu
                 snapshot_version=block.snapshot_version,
                 time_ms=now,
                 chosen=chosen,
+                values=tuple(columns.values[row].tolist()) if len(columns.values) else (),
                 sound=sound[row],
             )
         )
@@ -234,7 +238,8 @@ def _find_repetitions(decided: Sequence[Decided], dedupe_ms: int) -> None:
         before = last.get(name)
         if before is not None and each.time_ms - before.time_ms <= dedupe_ms:
             each.head = before.head or before
-            if each.time_ms <= each.head.closed_at_ms and each.chosen != each.head.chosen:
+            same = (each.chosen, each.values) == (each.head.chosen, each.head.values)
+            if each.time_ms <= each.head.closed_at_ms and not same:
                 each.head.disputed = True
         last[name] = each
 
@@ -246,7 +251,6 @@ def _settle(decided: Sequence[Decided], happened: Sequence[Happened], tasks: Tas
     for each in decided:
         by_key[each.key].append(each)
         by_subject[each.subject].append(each)
-    names = sorted({task.name for task in tasks.tasks})
     seen: dict[Key, int] = {}
     for outcome in happened:
         before = seen.get(outcome.key)
@@ -257,57 +261,64 @@ def _settle(decided: Sequence[Decided], happened: Sequence[Happened], tasks: Tas
         named = outcome.decision != NO_KEY
         near = by_key.get(outcome.decision, []) if named else by_subject.get(outcome.subject, [])
         eligible = [each for each in near if each.head is None and _window(each.task, outcome.type) is not None]
-        found = [_settle_for(name, outcome, eligible, named, now) for name in names]
-        outcome.bucket = _first_of(found, outcome, near, now)
+        found = {_settle_for(name, outcome, eligible, named) for name in {each.task.name for each in eligible}}
+        if "used" in found:
+            outcome.bucket = "used"
+        elif now <= outcome.time_ms + tasks.max_backward_ms:
+            outcome.bucket = "pending"
+        elif "conflict" in found:
+            outcome.bucket = "conflict"
+        else:
+            outcome.bucket = "late" if _is_late(outcome, near, named) else "orphan"
 
 
-def _settle_for(task: str, outcome: Happened, eligible: Sequence[Decided], named: bool, now: int) -> str:
-    """What one task makes of an outcome: used, conflict, pending or nothing."""
+def _settle_for(task: str, outcome: Happened, eligible: Sequence[Decided], named: bool) -> str:
+    """What one task makes of an outcome: used, conflict, or nothing."""
     mine = [each for each in eligible if each.task.name == task]
     if not named:
-        mine = [each for each in mine if _agrees(outcome, each)]
-    window = [(each, _window(each.task, outcome.type) or 0) for each in mine]
-    earlier = [e for e, w in window if e.position < outcome.position and outcome.time_ms <= e.time_ms + w]
+        mine = [each for each in mine if _slots(outcome, each)]
+    earlier = [
+        each
+        for each in mine
+        if each.position < outcome.position
+        and outcome.time_ms <= each.time_ms + (_window(each.task, outcome.type) or 0)
+    ]
     after = [
-        e
-        for e, _ in window
-        if e.position > outcome.position and e.time_ms <= outcome.time_ms + e.task.reward.backward_ms
+        each
+        for each in mine
+        if each.position > outcome.position and each.time_ms <= outcome.time_ms + each.task.reward.backward_ms
     ]
     match = max(earlier, key=_position) if earlier else min(after, key=_position) if after else None
     if match is None:
-        longest = max((each.reward.backward_ms for each in _tasks_named(task, eligible)), default=0)
-        return "pending" if now <= outcome.time_ms + longest else ""
+        return ""
+    slots = _slots(outcome, match)
     if outcome.subject != match.subject:
         return "conflict"
-    if not _agrees(outcome, match):
+    if not slots:
         match.disputed = True
         return "conflict"
-    match.used.append(outcome)
+    match.used.append((outcome, slots))
     return "used"
 
 
-def _agrees(outcome: Happened, decision: Decided) -> bool:
-    """Whether what the outcome says was shown is what was decided; there is one slot, 0."""
-    return outcome.slot in (-1, 0) and (not outcome.action or outcome.action in decision.chosen)
+def _slots(outcome: Happened, decision: Decided) -> tuple[int, ...]:
+    """Slots that the outcome is about: all when it says nothing, none when it names what was not chosen."""
+    named = [slot for slot in range(len(decision.chosen)) if outcome.slot in (-1, slot)]
+    if outcome.action:
+        return tuple([slot for slot in named if decision.chosen[slot] == outcome.action][:1])
+    return tuple(named)
 
 
-def _tasks_named(name: str, eligible: Sequence[Decided]) -> list[Task]:
-    """Definitions of a task among some decisions."""
-    return [each.task for each in eligible if each.task.name == name]
-
-
-def _first_of(found: Sequence[str], outcome: Happened, near: Sequence[Decided], now: int) -> str:
-    """The bucket of the record: what the most favourable task made of it; else late or orphan."""
-    for bucket in ("used", "conflict", "pending"):
-        if bucket in found:
-            return bucket
-    late = any(
-        each.position < outcome.position
-        and outcome.time_ms - each.time_ms <= 2 * each.task.reward.window_ms
+def _is_late(outcome: Happened, near: Sequence[Decided], named: bool) -> bool:
+    """A decision it could be about stands within 2·W before it: the latest record of its id, any of its subject."""
+    before = [each for each in near if each.position < outcome.position]
+    if named:
+        before = list({each.task.name: each for each in before}.values())
+    return any(
+        outcome.time_ms - each.time_ms <= 2 * each.task.reward.window_ms
         and _window(each.task, outcome.type) is not None
-        for each in near
+        for each in before
     )
-    return "late" if late else "orphan"
 
 
 def _position(each: Decided) -> int:
@@ -346,17 +357,21 @@ def _verdict(each: Decided) -> Verdict:
         closed_at_ms=each.closed_at_ms,
         snapshot_version=each.snapshot_version,
         bucket=int(bucket),
-        reward=_reward(each),
+        rewards=_rewards(each),
         num_outcomes=len(each.used),
     )
 
 
-def _reward(each: Decided) -> float:
-    """Rule 4 for one decision: its outcomes in log order."""
-    values: dict[str, list[float]] = defaultdict(list)
-    for outcome in sorted(each.used, key=lambda used: used.position):
-        values[outcome.type].append(outcome.value)
-    return reward_of(each.task.reward, values)
+def _rewards(each: Decided) -> tuple[float, ...]:
+    """Rule 4 for every slot of one decision."""
+    rewards = []
+    for slot in range(len(each.chosen)):
+        values: dict[str, list[float]] = defaultdict(list)
+        for outcome, slots in sorted(each.used, key=lambda used: used[0].position):
+            if slot in slots:
+                values[outcome.type].append(outcome.value)
+        rewards.append(reward_of(each.task.reward, values))
+    return tuple(rewards)
 
 
 def reward_of(reward: Reward, values: Mapping[str, Sequence[float]]) -> float:
