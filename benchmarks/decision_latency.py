@@ -77,11 +77,17 @@ def request(rng: np.random.Generator, decision_id: str, subject: str) -> bytes:
         }
         for k in range(NUM_CANDIDATES)
     ]
-    body = {"decision_id": decision_id, "task": "offer", "subject": subject, "context": context, "candidates": candidates}
+    body = {
+        "decision_id": decision_id,
+        "task": "offer",
+        "subject": subject,
+        "context": context,
+        "candidates": candidates,
+    }
     return json.dumps(body).encode()
 
 
-def teach(stack: Stack) -> None:
+def teach(stack: Stack, log: Path) -> None:
     """Send requests and outcomes until the worker serves a snapshot."""
     rng = np.random.default_rng(0)
     producer = Producer({"bootstrap.servers": stack.settings.bootstrap, "linger.ms": 0})
@@ -97,7 +103,7 @@ def teach(stack: Stack) -> None:
         time.sleep(0.004)
     producer.flush(10)
     if not wait_until(lambda: snapshot_version(stack) > 0, 30.0, 0.2):
-        sys.exit("no snapshot serves after 30 s: the loop does not run")
+        sys.exit(f"no snapshot serves after 30 s: the loop does not run\n{log.read_text()[-3000:]}")
 
 
 def metric(stack: Stack, name: str) -> float:
@@ -124,7 +130,7 @@ def measured_worker(folder: Path, bootstrap: str, reply: str, rates: list[float]
     with Supervisor(lambda line: (folder / f"{name}.log").open("a").write(line + "\n")) as supervisor:
         stack.start(supervisor)
         time.sleep(5)
-        teach(stack)
+        teach(stack, folder / f"{name}.log")
         for child in supervisor.children:
             if child.name != "decide":
                 child.process.terminate()

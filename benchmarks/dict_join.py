@@ -38,8 +38,14 @@ def main(bootstrap: str, decisions: str, outcomes: str, transitions: str, window
         }
     )
     producer = Producer(
-        {"bootstrap.servers": bootstrap, "acks": "all", "linger.ms": 20, "batch.size": 1_000_000, "batch.num.messages": 10_000,
-         "queue.buffering.max.messages": 1_000_000}
+        {
+            "bootstrap.servers": bootstrap,
+            "acks": "all",
+            "linger.ms": 20,
+            "batch.size": 1_000_000,
+            "batch.num.messages": 10_000,
+            "queue.buffering.max.messages": 1_000_000,
+        }
     )
     partitions = range(len(consumer.list_topics(decisions, 10).topics[decisions].partitions))
     consumer.assign([TopicPartition(t, p, 0) for t in (decisions, outcomes) for p in partitions])

@@ -1,4 +1,4 @@
-"""The events of the join benchmark: decisions of 250 B with 32 features and 10 candidates, outcomes for a fifth of them.
+"""The events of the join benchmark: decisions with 32 features and 10 candidates, outcomes for a fifth of them.
 
 The same events in two shapes: blocks in a headrace journal, and one message per event for a hand-written join.
 """
@@ -9,7 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schemas.blocks import NO_STRINGS, PROPENSITY_ONE, DecisionBlock, DecisionColumns, FeatureColumns, OutcomeBlock, empty
+from schemas.blocks import (
+    NO_STRINGS,
+    PROPENSITY_ONE,
+    DecisionBlock,
+    DecisionColumns,
+    FeatureColumns,
+    OutcomeBlock,
+    empty,
+)
 from schemas.keys import decision_key, outcome_key, subject_key
 from schemas.task import Project, parse
 
@@ -68,7 +76,9 @@ def subject_of(partition: int, row: int, subjects: list[list[str]]) -> str:
     return pool[row % len(pool)]
 
 
-def slabs(num: int, partitions: int, seed: int, subjects: list[list[str]], fingerprint: bytes, catalogue: bytes) -> list[Slab]:
+def slabs(
+    num: int, partitions: int, seed: int, subjects: list[list[str]], fingerprint: bytes, catalogue: bytes
+) -> list[Slab]:
     """`num` decisions in blocks of `ROWS`, dealt over the partitions in turn."""
     rng = np.random.default_rng(seed)
     result = []

@@ -174,7 +174,10 @@ def dict_run(bootstrap: str, folder: Path, num: int, seed: int) -> Run:
                     keys[i].tobytes() + context[i].tobytes() + propensities[i].tobytes() + b"\0" * 66
                     for i in range(ROWS)
                 ],
-                [keys[r].tobytes() + slab.outcomes.outcome_keys[j].tobytes() + one for j, r in enumerate(slab.outcome_rows)],
+                [
+                    keys[r].tobytes() + slab.outcomes.outcome_keys[j].tobytes() + one
+                    for j, r in enumerate(slab.outcome_rows)
+                ],
             )
         )
     writer = Writer(bootstrap)
@@ -215,9 +218,7 @@ def difference(small: Run, large: Run) -> dict[str, float]:
 
 def spread(rows: list[dict[str, float]]) -> dict[str, list[float]]:
     """min, median, max of each figure."""
-    return {
-        key: [f([row[key] for row in rows]) for f in (min, statistics.median, max)] for key in rows[0]
-    }
+    return {key: [f([row[key] for row in rows]) for f in (min, statistics.median, max)] for key in rows[0]}
 
 
 def main() -> None:

@@ -33,9 +33,13 @@ class Latency:
 
 
 def _assigned(bootstrap: str, topic: str, group: str) -> Consumer:
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "fetch.wait.max.ms": 10, "fetch.queue.backoff.ms": 5})
+    consumer = Consumer(
+        {"bootstrap.servers": bootstrap, "group.id": group, "fetch.wait.max.ms": 10, "fetch.queue.backoff.ms": 5}
+    )
     partitions = list(consumer.list_topics(topic, 10).topics[topic].partitions)
-    consumer.assign([TopicPartition(topic, p, consumer.get_watermark_offsets(TopicPartition(topic, p), 10)[1]) for p in partitions])
+    consumer.assign(
+        [TopicPartition(topic, p, consumer.get_watermark_offsets(TopicPartition(topic, p), 10)[1]) for p in partitions]
+    )
     return consumer
 
 
