@@ -8,8 +8,10 @@ when records come again. Nothing is lost: offsets advance only with records that
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -32,12 +34,16 @@ from schemas.topics import topic
 
 log = logging.getLogger(__name__)
 
-ANSWER_S_MAX = 5.0
+ANSWER_S_MAX = 10.0
 """A broker that says nothing for so long counts as absent at start; later on the learner waits for ever."""
+REFUSED_S_MAX = 3.0
+"""The same for one whose host refuses the connection: it may be starting."""
 BATCH_MESSAGES = 512
 """Messages handed out at once, at most 512 KiB each."""
 QUEUE_KIB = 64 * 1024
 """Bytes that librdkafka fetches ahead."""
+QUIET: dict[str, Any] = {"log_level": 2, "reconnect.backoff.max.ms": 1000}
+"""librdkafka repeats "connection refused" at every try of every client; an outage is said once, by `_on_error`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,22 @@ def received(message: Message) -> Received:
     return Received(partition, offset, message.value() or b"", message.timestamp()[1])
 
 
+def _topics(settings: CommonSettings, admin: AdminClient, causes: list[str]) -> dict[str, Any]:
+    """Metadata of all topics; patient with a slow broker, brief with one that refuses the connection."""
+    started = time.monotonic()
+    while True:
+        try:
+            return admin.list_topics(timeout=1.0).topics
+        except KafkaException as error:
+            admin.poll(0)
+            if time.monotonic() - started < (REFUSED_S_MAX if causes else ANSWER_S_MAX):
+                continue
+            raise UserError(
+                f"no Kafka broker answers at {settings.bootstrap} ({causes[0] if causes else error.args[0].str()})",
+                "start one with `headrace broker start`, or set HEADRACE_BOOTSTRAP to your cluster",
+            ) from error
+
+
 @dataclass(frozen=True, slots=True)
 class TopicIdentity:
     """What pins a checkpoint to a log."""
@@ -70,16 +92,9 @@ class TopicIdentity:
 
 def require_topics(settings: CommonSettings, names: Sequence[str]) -> dict[str, TopicIdentity]:
     """Identity of every topic of `names`. Raises UserError when no broker answers or a topic is missing."""
-    quiet = logging.getLogger("headrace.cluster.probe")
-    quiet.disabled = True  # librdkafka repeats "connection refused" at every try; the error below says it once
-    admin = AdminClient(settings.librdkafka(), logger=quiet)
-    try:
-        found = admin.list_topics(timeout=ANSWER_S_MAX).topics
-    except KafkaException as error:
-        raise UserError(
-            f"no Kafka broker answers at {settings.bootstrap}",
-            "start one with `headrace broker start`, or set HEADRACE_BOOTSTRAP to your cluster",
-        ) from error
+    causes: list[str] = []
+    admin = AdminClient(settings.librdkafka(**QUIET, error_cb=lambda error: causes.append(error.str())))
+    found = _topics(settings, admin, causes)
     missing = [name for name in names if name not in found or found[name].error is not None]
     if missing:
         raise UserError(
@@ -111,7 +126,7 @@ class TransitionsReader:
                     "fetch.queue.backoff.ms": 5,  # the default of 1,000 stalls a replay for a whole second
                     "queued.max.messages.kbytes": QUEUE_KIB,
                     "fetch.message.max.bytes": 4 << 20,
-                    "reconnect.backoff.max.ms": 1000,
+                    **QUIET,
                 }
             ),
             error_cb=self._on_error,
@@ -162,7 +177,8 @@ class TransitionsReader:
         self._on_error(error)
 
     def _on_error(self, error: KafkaError) -> None:
-        if not self._down and (error.fatal() or error.code() == KafkaError._ALL_BROKERS_DOWN):
+        outage = error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTHENTICATION)
+        if not self._down and (error.fatal() or outage):
             self._down = True
             log.warning("no broker answers; learning waits and goes on by itself (%s)", error.str())
 
@@ -209,6 +225,7 @@ def first_positions(settings: CommonSettings, registry: Registry, num_partitions
         "group.id": f"{settings.namespace}.learner-start",
         "enable.auto.commit": False,
         "enable.partition.eof": True,
+        **QUIET,
     }
     consumer = Consumer(settings.librdkafka(**options), logger=logging.getLogger("headrace.kafka"))
     try:

@@ -1,8 +1,10 @@
 """Cuts: at which log times the policy is frozen into a snapshot, how they are numbered and chained. Pure.
 
-A cut happens at a multiple of `publish_ms` of log time when something was learnt since the one before, and not sooner
-than the previous snapshot's size allows (learning.md rule 23). Every input is a function of the log, so two learners
-over one log make the same cuts with the same numbers and the same bytes.
+A cut happens at the end of the first bucket in which something was learnt, but not within `publish_ms` of log time
+after the cut before, nor sooner than that one's size allows (learning.md rule 23). Cuts stand on no grid of
+`publish_ms`: a row that closes after a pause is served at once, and a snapshot whose size asks for 550 ms does not
+wait for 1,000. Every input is a function of the log, so two learners over one log make the same cuts with the same
+numbers and the same bytes.
 
 A version is ``version_base + number``: every cut has its version whether it is uploaded or not; in catch-up only the
 newest is. So versions rise, a version never has two contents, and a restarted or a second learner agrees without being
@@ -33,15 +35,13 @@ class CutRules:
         """End of the next cut, when the first row learnt since `last` closed at `first_ms` (log time).
 
         >>> CutRules(100, 500, 1000).due_ms(1_234, CutState())
-        1500
+        1300
         >>> CutRules(100, 500, 1000).due_ms(1_234, replace(CutState(), end_ms=1_000, size_bytes=700))
-        2000
+        1700
         """
-        period_ms = -(-self.publish_ms // self.bucket_ms) * self.bucket_ms
-        bucket_end_ms = first_ms // self.bucket_ms * self.bucket_ms + self.bucket_ms
-        gap_ms = -(-last.size_bytes * 1000 // self.publish_bytes_per_s)
-        earliest_ms = max(bucket_end_ms, last.end_ms + gap_ms)
-        return -(-earliest_ms // period_ms) * period_ms
+        gap_ms = max(self.publish_ms, -(-last.size_bytes * 1000 // self.publish_bytes_per_s))
+        earliest_ms = max(first_ms + 1, last.end_ms + gap_ms)
+        return -(-earliest_ms // self.bucket_ms) * self.bucket_ms
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import time
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
+from learner.consume import QUIET
 from learner.namespace import Definition
 from schemas.codec import BadRecord, decode
 from schemas.errors import UserError
@@ -38,6 +39,7 @@ class Definitions:
                     "enable.auto.commit": False,
                     "enable.partition.eof": True,
                     "fetch.wait.max.ms": 1000,
+                    **QUIET,
                 }
             ),
             logger=logging.getLogger("headrace.kafka"),

@@ -75,13 +75,13 @@ class Loop:
         Raises UserError for what only the user can put right.
         """
         settings = self._settings
-        device = environment.configure(settings.threads, settings.device)
         lock = open_folder(settings.checkpoints)
         try:
             key = signing_key(settings)
             self._registry = open_registry(settings.schema_registry_url)
             topics = require_topics(settings, [topic(settings.namespace, name) for name in TOPICS])
             identity = topics[topic(settings.namespace, "transitions")]
+            device = environment.configure(settings.threads, settings.device)  # loads torch: after what fails quickly
             self._definitions = Definitions(settings, self._registry)
             self._definitions.read_to_end(START_S_MAX)
             namespace = self._wait_for_namespace()

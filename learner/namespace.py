@@ -43,7 +43,7 @@ class RowLearner(Protocol):
         """Arrays of the policy as of all rows learnt."""
 
     def state(self) -> Mapping[str, npt.NDArray[Any]]:
-        """Everything that decides the future."""
+        """Everything that decides the future, as arrays that nobody writes to afterwards."""
 
     def load_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Go on from a state."""
@@ -199,15 +199,15 @@ class NamespaceLearner:
         return self.last
 
     def state(self) -> tuple[Arrays, dict[str, Any]]:
-        """Owned copies of everything that decides the future, as arrays and as JSON values; `last` is not in it."""
+        """Everything that decides the future, as arrays of its own and as JSON values; `last` is not in it."""
         arrays: Arrays = {}
         for fingerprint, learner in self._learners.items():
             prefix = fingerprint.hex()
             for name, array in learner.state().items():
-                arrays[f"task/{prefix}/{name}"] = np.array(array, order="C")
+                arrays[f"task/{prefix}/{name}"] = np.asarray(array, order="C")
             inputs = self._probes[fingerprint]
             for name in probes.COLUMNS:
-                arrays[f"probe/{prefix}/{name}"] = np.array(getattr(inputs.features, name), order="C")
+                arrays[f"probe/{prefix}/{name}"] = np.asarray(getattr(inputs.features, name), order="C")
             arrays[f"probe/{prefix}/allowed"] = inputs.allowed.astype(np.uint8)
         values = {
             "cut": self.cut.to_json(),

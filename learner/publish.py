@@ -18,6 +18,7 @@ from functools import partial
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from learner.consume import QUIET
 from learner.namespace import Snapshot
 from schemas import codec
 from schemas import weights as tensors
@@ -107,7 +108,7 @@ class Publisher:
                     "linger.ms": 0,
                     "message.timeout.ms": int(DELIVERY_S_MAX * 1000),
                     "queue.buffering.max.kbytes": 1 << 20,
-                    "reconnect.backoff.max.ms": 1000,
+                    **QUIET,
                 }
             ),
             logger=logging.getLogger("headrace.kafka"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from confluent_kafka import Consumer, TopicPartition
 
-from learner.consume import ANSWER_S_MAX, received, watermarks
+from learner.consume import ANSWER_S_MAX, QUIET, received, watermarks
 from schemas.codec import BadRecord, decode
 from schemas.errors import UserError
 from schemas.records import SnapshotManifest
@@ -55,7 +55,7 @@ def read_published(settings: CommonSettings, registry: Registry, channel: str, f
     Reads backwards in growing steps, at most `MANIFESTS_MAX` messages. Raises UserError when the broker is silent.
     """
     name = topic(settings.namespace, "snapshots")
-    options = {"group.id": f"{settings.namespace}.learner-published", "enable.auto.commit": False}
+    options = {"group.id": f"{settings.namespace}.learner-published", "enable.auto.commit": False, **QUIET}
     consumer = Consumer(settings.librdkafka(**options), logger=logging.getLogger("headrace.kafka"))
     try:
         low, high = watermarks(consumer, name, 0)

@@ -64,7 +64,7 @@ class ActionMeans:
         }
 
     def state(self) -> Arrays:
-        return {"sums": self._sums}
+        return {"sums": self._sums.copy()}
 
     def load_state(self, state: Arrays) -> None:
         self._sums = np.array(state["sums"])

@@ -287,8 +287,9 @@ def test_broker_outage_is_logged_once_and_nothing_is_lost(tmp_path: Path, caplog
                 log.progress(partition, closed_ms + 2000)
             log.producer.flush(30)
             snapshots.wait_for(lambda m: sum(m.rows_learnt.values()) == 9 * 5 * PARTITIONS, 60)
-        waits = [r for r in caplog.records if "learning waits" in r.getMessage()]
-        assert len(waits) == 1
+        said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        assert len([text for text in said if "learning waits" in text]) == 1
+        assert len(said) <= 3, said
         snapshots.close()
     finally:
         local_broker.stop(folder)

@@ -60,7 +60,7 @@ class OrderedSum:
         return {"w": self._state}
 
     def state(self) -> Mapping[str, np.ndarray[Any, Any]]:
-        return {"state": self._state}
+        return {"state": self._state.copy()}
 
     def load_state(self, state: Mapping[str, np.ndarray[Any, Any]]) -> None:
         self._state = np.array(state["state"])
@@ -95,12 +95,12 @@ def offered(merge: Merge, *records: TransitionBlock | Progress) -> Merge:
 def test_cut_falls_where_log_time_passes_a_publish_period_in_which_something_was_learnt() -> None:
     merge = Merge(1, 100)
     learner = learner_of(merge)
-    offered(merge, block([1, 2], [10, 620], fingerprint=ONE), progress(0, 900, {ONE: 2}))
-    assert [snapshot.draft.cut_ms for snapshot in learner.advance(merge)] == [500]
+    offered(merge, block([1, 2], [10, 320], fingerprint=ONE), progress(0, 500, {ONE: 2}))
+    assert [snapshot.draft.cut_ms for snapshot in learner.advance(merge)] == [100]
     offered(merge, progress(0, 5000, {ONE: 2}))
     second = list(learner.advance(merge))
-    assert [snapshot.draft.cut_ms for snapshot in second] == [1000]
-    assert second[0].draft.trained[0].time_ms == 1000
+    assert [snapshot.draft.cut_ms for snapshot in second] == [600]
+    assert second[0].draft.trained[0].time_ms == 600
     assert second[0].draft.trained[0].chains[0].hwm == 2
     assert second[0].draft.rows_learnt == {ONE.hex(): 2}
     assert list(learner.advance(offered(merge, progress(0, 9000, {ONE: 2})))) == []
@@ -158,7 +158,7 @@ def test_size_of_a_snapshot_spaces_the_next_cut_by_log_time() -> None:
     offered(merge, block(list(range(len(closing))), closing, fingerprint=ONE), progress(0, 30_000, {ONE: 199}))
     ends = [snapshot.draft.cut_ms for snapshot in learner.advance(merge)]
     size = learner.cut.size_bytes
-    assert set(np.diff(ends)) == {-(-size * 1000 // 50 // 500) * 500}
+    assert set(np.diff(ends)) == {-(-size * 1000 // 50 // 100) * 100}
 
 
 def test_rows_that_do_not_fit_their_definition_are_counted_and_spoil_no_other() -> None:
