@@ -43,7 +43,7 @@ class JoinAgent:
         self._app, self._health, self._fail = app, health, fail
         self._ports = ports(self.restart)
         self._journal = topic(self._ports.settings.namespace, "journal")
-        self._read_back = ReadBack(self._ports.settings, self._ports.registry, self._deliver)
+        self._read_back = ReadBack(self._ports.settings, self._deliver)
         self._rebuilds: dict[int, asyncio.Task[None]] = {}
         self._checkpoints: set[asyncio.Task[None]] = set()
         self._restarted_s: dict[int, float] = {}

@@ -44,8 +44,8 @@ class Read:
     generation: int
     """The `follow` call that it answers: records of earlier ones are stale."""
     offset: int
-    record: ReadRecord
-    size_bytes: int
+    value: bytes
+    """Not decoded: what is byte for byte what we wrote needs no decoding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def read_state(settings: CommonSettings, registry: Registry, partition: int) -> 
             reader.adopt(newest)
         num_holes = num_forks = 0
         for message in _range(client, where, start, end):
-            record = _decoded(message, registry)
+            record = read_record(message.value() or b"", registry)
             if isinstance(record, TransitionBlock):
                 verdict = type(reader.offer(record)).__name__
                 num_holes, num_forks = num_holes + (verdict == "Hole"), num_forks + (verdict == "Fork")
@@ -118,7 +118,7 @@ def _newest_progress(
     stop, step = end, SCAN_RECORDS_MIN
     while stop > low:
         start = max(low, stop - step)
-        found = [_decoded(message, registry) for message in _range(client, where, start, stop)]
+        found = [read_record(message.value() or b"", registry) for message in _range(client, where, start, stop)]
         progresses = [record for record in found if isinstance(record, Progress)]
         if progresses:
             return progresses[-1]
@@ -153,10 +153,10 @@ def _drained(client: Consumer) -> list[Message]:
     return [] if first is None else [first, *client.consume(DRAIN_RECORDS, 0)]
 
 
-def _decoded(message: Message, registry: Registry) -> ReadRecord:
+def read_record(value: bytes, registry: Registry) -> ReadRecord:
     """A record of ours, or why it is none: nobody else should write here, and whoever does must not stop us."""
     try:
-        record: TransitionBlock | Progress = decode(message.value() or b"", registry, expect=READ_BACK_EXPECTED)
+        record: TransitionBlock | Progress = decode(value, registry, expect=READ_BACK_EXPECTED)
     except BadRecord as error:
         return error
     return record
@@ -165,8 +165,8 @@ def _decoded(message: Message, registry: Registry) -> ReadRecord:
 class ReadBack:
     """A thread that reads transitions[p] of every followed partition. `deliver` is called in that thread."""
 
-    def __init__(self, settings: CommonSettings, registry: Registry, deliver: Callable[[Sequence[Read]], None]) -> None:
-        self._settings, self._registry, self._deliver = settings, registry, deliver
+    def __init__(self, settings: CommonSettings, deliver: Callable[[Sequence[Read]], None]) -> None:
+        self._settings, self._deliver = settings, deliver
         self._topic = topic(settings.namespace, "transitions")
         self._orders: queue.SimpleQueue[tuple[int, int, int]] = queue.SimpleQueue()
         self._following: dict[int, tuple[int, int]] = {}
@@ -224,7 +224,7 @@ class ReadBack:
             )
 
     def _take(self, messages: Sequence[Message]) -> None:
-        """Decode and deliver; an error event is not a record (librdkafka retries by itself)."""
+        """Deliver; an error event is not a record (librdkafka retries by itself)."""
         reads = []
         for message in messages:
             partition, offset = message.partition(), message.offset()
@@ -234,7 +234,6 @@ class ReadBack:
             if generation < 0 or offset < wanted:
                 continue
             self._following[partition] = (generation, offset + 1)
-            value = message.value() or b""
-            reads.append(Read(partition, generation, offset, _decoded(message, self._registry), len(value)))
+            reads.append(Read(partition, generation, offset, message.value() or b""))
         if reads:
             self._deliver(reads)

@@ -1,0 +1,185 @@
+"""Ingest on a real broker: users' topics become the journal, in source order, whatever stands in them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from deploy.applying import apply
+from schemas.blocks import OutcomeBlock
+from schemas.codec import encode
+from schemas.keys import partition_of
+from schemas.records import Outcome
+from schemas.settings import CommonSettings
+from schemas.topics import topic
+from tests.kafka.workers import REGISTRY, WorkerProcess, producer, project, read_all, set_up, until, worker
+
+PARTITIONS = 4
+ORDERS = """
+[[sources]]
+topic = "{topic}"
+format = "json"
+type = "order"
+subject = {{ path = "customer.id" }}
+value = {{ path = "total" }}
+outcome_id = {{ path = "number" }}
+where = "status == 'paid'"
+"""
+
+
+def journal_rows(settings: CommonSettings) -> dict[tuple[str, int, int], int]:
+    """(source topic, partition, offset) → how often it stands in the journal; checks order and place of every row."""
+    found: dict[tuple[str, int, int], int] = defaultdict(int)
+    last: dict[tuple[Any, ...], int] = {}
+    for partition, _, _, block in read_all(settings, "journal"):
+        if not isinstance(block, OutcomeBlock):
+            continue
+        for i, offset in enumerate(block.source_offsets.tolist()):
+            source = (block.source_topic, block.source_partition)
+            found[(*source, offset)] += 1
+            assert partition_of(block.subjects[i], PARTITIONS) == partition
+            if offset > last.get((partition, *source), -1):
+                last[(partition, *source)] = offset
+            else:
+                assert found[(*source, offset)] > 1, "only a copy may step back"
+    return dict(found)
+
+
+def send(settings: CommonSettings, values: list[bytes | None], name: str = "outcomes") -> None:
+    """Spread over the partitions by librdkafka's own partitioner, which is not ours."""
+    full = name if "." in name else topic(settings.namespace, name)
+    client = producer(settings)
+    for i, value in enumerate(values):
+        client.produce(full, value, key=f"k{i % 31}".encode())
+    assert client.flush(20) == 0
+
+
+def outcomes(num: int, start: int = 0) -> list[bytes | None]:
+    """Half Avro, half JSON."""
+    made: list[bytes | None] = []
+    for i in range(start, start + num):
+        outcome = Outcome(f"s{i % 97}", "resolved", 1.0, f"o{i}", f"d{i}")
+        text = json.dumps(
+            {"subject": outcome.subject, "type": "resolved", "outcome_id": f"o{i}", "decision_id": f"d{i}"}
+        )
+        made.append(encode(outcome, REGISTRY) if i % 2 else text.encode())
+    return made
+
+
+def test_outcomes_reach_the_journal_partition_of_their_subject_in_order(
+    broker: str, namespace: str, tmp_path: Path
+) -> None:
+    settings = set_up(broker, project(namespace, PARTITIONS))
+    with worker("ingest", settings, tmp_path) as ingest:
+        send(settings, outcomes(2000))
+        until(lambda: ingest.metric("headrace_ingest_outcomes_total") == 2000, 30, ingest.said)
+        rows = journal_rows(settings)
+        assert len(rows) == 2000
+        assert set(rows.values()) == {1}
+        code, took_s = ingest.stop()
+        assert (code, took_s < 10) == (0, True), ingest.said()
+    with worker("ingest", settings, tmp_path) as again:  # the group's offsets are committed: nothing is copied twice
+        send(settings, outcomes(10, 2000))
+        until(lambda: again.metric("headrace_ingest_outcomes_total") >= 10, 30, again.said)
+        assert set(journal_rows(settings).values()) == {1}
+
+
+def test_killed_ingest_loses_nothing_and_copies_only_in_order(broker: str, namespace: str, tmp_path: Path) -> None:
+    settings = set_up(broker, project(namespace, PARTITIONS))
+    with worker("ingest", settings, tmp_path, commit_interval_s=30) as first:
+        send(settings, outcomes(3000))
+        until(lambda: first.metric("headrace_ingest_outcomes_total") > 0, 30, first.said)
+        first.kill()
+    with worker("ingest", settings, tmp_path) as second:
+        send(settings, outcomes(500, 3000))
+        until(lambda: len(journal_rows(settings)) == 3500, 40, second.said)
+
+
+def test_twelve_malformed_kinds_go_to_the_dead_letters_with_their_reason(
+    broker: str, namespace: str, tmp_path: Path
+) -> None:
+    settings = set_up(broker, project(namespace, PARTITIONS))
+    good = encode(Outcome("ada", "resolved", 1.0, "o", "d"), REGISTRY)
+    bad: list[tuple[bytes | None, str]] = [
+        (None, "empty"),
+        (b"", "empty"),
+        (b"hello", "bad-magic"),
+        (good[:-3], "truncated"),
+        (good + b"\0", "trailing-bytes"),
+        (b"\0\x00\xff\xff\xff" + good[5:], "unknown-schema"),
+        (b'{"subject": "ada", "type": ', "bad-json"),
+        (b'{"type": "resolved"}', "missing-field"),
+        (b'{"subject": "ada", "type": "resolved", "value": "1"}', "wrong-type"),
+        (b'{"subject": "ada", "type": "resolved", "value": 1e400}', "not-finite"),
+        (b'{"subject": "ada", "type": "resolved", "desicion_id": "d"}', "unknown-field"),
+        (b'{"subject": "' + b"a" * 300 + b'", "type": "resolved"}', "too-large"),
+        (b'{"a": ' + b"[" * 50 + b"]" * 50 + b"}", "too-deep"),
+        (b'{"subject": "\xff\xfe", "type": "resolved"}', "bad-utf8"),
+    ]
+    mixed: list[bytes | None] = []
+    for value, _ in bad:
+        mixed += [good, value, b'{"subject": "bob", "type": "resolved"}']
+    with worker("ingest", settings, tmp_path) as ingest:
+        send(settings, mixed)
+        letters = [each[3] for each in read_all(settings, "dead-letters", len(bad))]
+        assert sorted(letter.reason for letter in letters) == sorted(reason for _, reason in bad)
+        by_bytes = {letter.first_bytes: letter.reason for letter in letters}
+        assert all(by_bytes[(value or b"")[:256]] == reason for value, reason in bad)
+        until(lambda: len(journal_rows(settings)) == 2 * len(bad), 30, ingest.said)
+        assert ingest.metric("headrace_dead_letters_total") == len(bad)
+        assert ingest.process.poll() is None
+
+
+def test_a_foreign_topic_of_any_partition_count_is_mapped_also_when_it_is_applied_later(
+    broker: str, namespace: str, tmp_path: Path
+) -> None:
+    orders = f"{namespace}-shop.orders"
+    admin = AdminClient({"bootstrap.servers": broker})
+    admin.create_topics([NewTopic(orders, 3, 1)])[orders].result(10)
+    settings = set_up(broker, project(namespace, PARTITIONS))
+    values: list[bytes | None] = [
+        json.dumps({"customer": {"id": i}, "total": 2.5, "number": i, "status": "paid" if i % 2 else "open"}).encode()
+        for i in range(100)
+    ]
+    with worker("ingest", settings, tmp_path) as ingest:
+        apply(settings, project(namespace, PARTITIONS, more=ORDERS.format(topic=orders)))
+        send(settings, [*values, b"no json"], orders)
+        until(lambda: len(journal_rows(settings)) == 50, 60, ingest.said)
+        assert {key[0] for key in journal_rows(settings)} == {orders}
+        (letter,) = [each[3] for each in read_all(settings, "dead-letters", 1)]
+        assert (letter.topic, letter.reason) == (orders, "bad-magic")
+        assert ingest.metric("headrace_ingest_passed_over_total") == 50
+
+
+def test_a_write_that_the_broker_refuses_ends_the_process_and_nothing_is_skipped(
+    broker: str, namespace: str, tmp_path: Path
+) -> None:
+    from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+
+    settings = set_up(broker, project(namespace, PARTITIONS))
+    admin = AdminClient({"bootstrap.servers": broker})
+
+    def limit(size_bytes: int) -> None:
+        entry = ConfigEntry("max.message.bytes", str(size_bytes), incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ResourceType.TOPIC, topic(namespace, "journal"), incremental_configs=[entry])
+        admin.incremental_alter_configs([resource])[resource].result(10)
+        time.sleep(0.5)
+
+    limit(200)
+    refused = WorkerProcess("ingest", settings, tmp_path)
+    try:
+        refused.wait_ready()
+        send(settings, outcomes(200))
+        assert refused.process.wait(40) == 1
+        assert "cannot write to" in refused.said()
+        assert "Remedy: mend the cause" in refused.said()
+    finally:
+        refused.end()
+    limit(1_048_588)
+    with worker("ingest", settings, tmp_path) as ingest:
+        until(lambda: len(journal_rows(settings)) == 200, 40, ingest.said)
