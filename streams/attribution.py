@@ -21,7 +21,9 @@ from streams.join_index import (
     DUPLICATE,
     HAS_KEYS,
     HEAD,
+    KERNEL,
     NONE,
+    SMALL,
     TAIL,
     Ring,
     newest,
@@ -40,7 +42,7 @@ _ALL_SLOTS = -2
 _DISAGREES = -1
 
 
-@njit(cache=True, nogil=True)
+@njit(**KERNEL)
 def slot_named(decisions: Ring, seq: int, held: Nodes, action: np.uint64, slot: int) -> int:
     """Slot of decision `seq` that (action, slot) names; `_ALL_SLOTS` if neither is given, `_DISAGREES` for another."""
     record = decisions.records[place(decisions, seq)]
@@ -60,7 +62,7 @@ def slot_named(decisions: Ring, seq: int, held: Nodes, action: np.uint64, slot: 
     return _DISAGREES
 
 
-@njit(cache=True, nogil=True)
+@njit(**SMALL)
 def is_open(decisions: Ring, seq: int, rules: Rules, kind: int, time: int) -> bool:
     """Whether an outcome of type `kind` at log time `time` still counts for decision `seq`."""
     record = decisions.records[place(decisions, seq)]
@@ -68,7 +70,7 @@ def is_open(decisions: Ring, seq: int, rules: Rules, kind: int, time: int) -> bo
     return window >= 0 and time <= record.time + window and not record.marks & CUT
 
 
-@njit(cache=True, nogil=True)
+@njit(**KERNEL)
 def credit(decisions: Ring, seq: int, held: Nodes, rules: Rules, kind: int, slot: int, value: float) -> None:
     """Count an outcome for slot `slot` of decision `seq`, or for all of them."""
     record = decisions.records[place(decisions, seq)]
@@ -79,7 +81,7 @@ def credit(decisions: Ring, seq: int, held: Nodes, rules: Rules, kind: int, slot
         record.nodes = accumulate(held, record.nodes, each, kind, aggregate, value)
 
 
-@njit(cache=True, nogil=True)
+@njit(**KERNEL)
 def settle_match(
     decisions: Ring,
     seq: int,
@@ -103,19 +105,19 @@ def settle_match(
     return True
 
 
-@njit(cache=True, nogil=True)
+@njit(**SMALL)
 def has(done: np.ndarray, name: int) -> bool:
     """Whether the bit of task name `name` is set."""
     return (done[name >> 6] >> np.uint64(name & 63)) & np.uint64(1) != 0
 
 
-@njit(cache=True, nogil=True)
+@njit(**SMALL)
 def mark(done: np.ndarray, name: int) -> None:
     """Set the bit of task name `name`."""
     done[name >> 6] |= np.uint64(1) << np.uint64(name & 63)
 
 
-@njit(cache=True, nogil=True)
+@njit(**KERNEL)
 def attribute_by_id(
     decisions: Ring,
     held: Nodes,
@@ -157,7 +159,7 @@ def attribute_by_id(
     return used, conflicts, late
 
 
-@njit(cache=True, nogil=True)
+@njit(**SMALL)
 def first_of(decisions: Ring, seq: int) -> int:
     """The record of this id that is no duplicate, NONE when it has left the ring."""
     record = decisions.records[place(decisions, seq)]
@@ -167,7 +169,7 @@ def first_of(decisions: Ring, seq: int) -> int:
     return first if record.first != 0 and first >= decisions.cursor[HEAD] else NONE
 
 
-@njit(cache=True, nogil=True)
+@njit(**KERNEL)
 def attribute_by_subject(
     decisions: Ring,
     held: Nodes,
@@ -209,7 +211,7 @@ def attribute_by_subject(
     return used, late
 
 
-@njit(cache=True, nogil=True)
+@njit(**KERNEL)
 def _waits_for(pendings: Ring, waiting: int, decisions: Ring, seq: int, rules: Rules, by_id: bool) -> bool:
     """Whether decision `seq` is one that the pending outcome `waiting` could go to, its actions aside."""
     outcome = pendings.records[place(pendings, waiting)]
@@ -224,7 +226,7 @@ def _waits_for(pendings: Ring, waiting: int, decisions: Ring, seq: int, rules: R
     return not names_one and outcome.words[2] == record.words[2]
 
 
-@njit(cache=True, nogil=True)
+@njit(**KERNEL)
 def take_pending(
     pendings: Ring, decisions: Ring, seq: int, held: Nodes, rules: Rules, found: np.ndarray, uses: np.ndarray
 ) -> int:
@@ -233,37 +235,46 @@ def take_pending(
     `found` is scratch, `num pending` long. Returns how many were counted as used for the first time.
     """
     record = decisions.records[place(decisions, seq)]
-    total = 0
+    name = rules.names[record.task]
+    total = num_by_subject = 0
     for by_id in range(2):
-        waiting = newest(pendings, 0, record.words[0] if by_id else record.words[2])
+        waiting = newest(pendings, 0, record.words[2 * (1 - by_id)])
         while waiting != NONE:
             if _waits_for(pendings, waiting, decisions, seq, rules, by_id == 1):
                 found[total] = waiting
                 total += 1
             waiting = older(pendings, 0, waiting)
+        if by_id == 0:
+            num_by_subject = total
     newly_used = 0
-    found[:total].sort()
-    for index in range(total):
-        outcome = pendings.records[place(pendings, found[index])]
+    first, second = num_by_subject - 1, total - 1  # two lists, newest first each: take the older of their ends
+    while first >= 0 or second >= num_by_subject:
+        if second < num_by_subject or (first >= 0 and found[first] < found[second]):
+            taken = found[first]
+            first -= 1
+        else:
+            taken = found[second]
+            second -= 1
+        outcome = pendings.records[place(pendings, taken)]
         names_one = outcome.words[0] != 0 or outcome.words[1] != 0
         named = slot_named(decisions, seq, held, outcome.action, outcome.slot)
         if not names_one and named == _DISAGREES:
             continue
-        mark(outcome.done, rules.names[record.task])
+        mark(outcome.done, name)
         if names_one and (named == _DISAGREES or outcome.words[2] != record.words[2]):
             outcome.bucket = CONFLICTING
             if outcome.words[2] == record.words[2]:
                 record.marks |= CONFLICT
             continue
         credit(decisions, seq, held, rules, outcome.type, named, outcome.value)
-        uses[rules.names[record.task]] += 1
+        uses[name] += 1
         if not outcome.settled:
             outcome.settled = 1
             newly_used += 1
     return newly_used
 
 
-@njit(cache=True, nogil=True)
+@njit(**SMALL)
 def num_waiting(pendings: Ring) -> int:
     """Outcomes in the ring."""
     return pendings.cursor[TAIL] - pendings.cursor[HEAD]

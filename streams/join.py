@@ -132,6 +132,7 @@ class JoinPartition:
         self._pendings = PagedRing(PENDING, 1)
         self._held = new_nodes()
         self._counts = np.zeros(NUM_COUNTS, np.int64)
+        self._done = np.zeros(2, np.uint64)
         self._retained: tuple[deque[tuple[int, int]], deque[tuple[int, int]]] = (deque(), deque())
         """(T, first sequence number after) of the records of decisions, and of outcomes."""
         self._history = History(start)
@@ -263,18 +264,18 @@ class JoinPartition:
     def _fold_decisions(self, offset: int, block: DecisionBlock, counting: bool) -> None:
         known = self._definitions
         index = known.index_of(block.fingerprint)
-        columns, sound, chosen = take_in(block, known.task(index))
+        kept = take_in(block, known.task(index), known.shapes[index])
+        columns = kept.columns
         num_rows, num_waiting = len(columns), len(self._pendings)
         seq = self._decisions.tail
         self._decisions.reserve(num_rows)
         self._held = make_room(self._held, num_rows * (known.slots_max + 1) + num_waiting * known.slots_max)
-        keys = owned(block.decision_keys)
         has_catalogue = bool(columns.catalogue)
         offered = Offered(
-            keys=keys,
-            subjects=owned(block.subject_keys),
-            sound=sound,
-            chosen=chosen,
+            keys=kept.decision_keys,
+            subjects=kept.subject_keys,
+            sound=kept.sound,
+            chosen=kept.chosen,
             num_candidates=columns.features.num_candidates,
             action_keys=known.catalogue_keys[index] if has_catalogue else columns.features.action_keys,
             catalogue=has_catalogue,
@@ -284,7 +285,7 @@ class JoinPartition:
         fold_decisions(self._state(), known.rules, offered, index, self.time_ms, known.dedupe_ms, counting, scratch)
         _retain(self._retained[0], self.time_ms, self._decisions.tail)
         run = np.array([[offset, 0, seq, num_rows, self.time_ms, block.snapshot_version]], np.int64)
-        self._tail(index).open.append(Segment(run, 0, columns, keys))
+        self._tail(index).open.append(Segment(run, 0, columns, kept.decision_keys))
         self._cut(counting)
 
     def _fold_outcomes(self, block: OutcomeBlock, counting: bool) -> None:
@@ -341,7 +342,9 @@ class JoinPartition:
         return self._tails[index]
 
     def _state(self) -> State:
-        return State(self._decisions.arrays, self._outcomes.arrays, self._pendings.arrays, self._held, self._counts)
+        return State(
+            self._decisions.arrays, self._outcomes.arrays, self._pendings.arrays, self._held, self._counts, self._done
+        )
 
     def _count_from(self, counted: Progress) -> None:
         """Go on from the counts of `counted`; what is open or pending is found again."""

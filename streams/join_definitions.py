@@ -14,6 +14,7 @@ from schemas.blocks import F64, I32, I64, U64
 from schemas.errors import UserError
 from schemas.keys import action_key
 from schemas.task import AGGREGATES, Task, TaskTable
+from streams.join_intake import Shape
 
 NUM_NAMES_MAX = 128
 """Task names per partition: a pending outcome has one bit for each."""
@@ -52,6 +53,8 @@ class Definitions:
         self.names: dict[str, int] = {}
         """Task names, by which duplicates are told."""
         self._types: dict[str, int] = {}
+        self.shapes: list[Shape] = []
+        """Per definition: what its blocks must look like."""
         self.catalogue_keys: list[U64] = []
         """Per definition: action keys of the declared catalogue, () without."""
         self.rules = self._compile()
@@ -96,6 +99,7 @@ class Definitions:
             self._types.setdefault(kind.name, len(self._types))
         self._index[task.fingerprint] = len(self._tasks)
         self._tasks.append(task)
+        self.shapes.append(Shape.of(task))
         self.catalogue_keys.append(np.array([action_key(action) for action in task.actions], np.uint64))
         self.slots_max = max(self.slots_max, task.num_slots)
 

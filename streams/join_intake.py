@@ -1,19 +1,19 @@
-"""What the join keeps of a DecisionBlock: owned columns, and which rows are sound (rule 5, quarantined).
+"""What the join keeps of a DecisionBlock: its columns, and which rows are sound (rule 5, quarantined).
 
-Columns that came out of a message are views of its bytes: they are copied, so that no open decision pins a fetched
-batch, and strings stay behind. An unsound row keeps its place and gets harmless features, so that it cannot spoil the
+An open decision must not pin a fetched batch or the strings of its block: columns that are views of something larger
+are copied. An unsound row keeps its place and gets harmless features, so that it cannot spoil the
 block it leaves in; a block that contradicts its task's definition gets harmless columns altogether.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from schemas.blocks import I32, PROPENSITY_ONE, DecisionBlock, DecisionColumns, FeatureColumns
+from schemas.blocks import I32, PROPENSITY_ONE, U64, DecisionBlock, DecisionColumns, FeatureColumns
 from schemas.columns import sound_rows
 from schemas.task import Task
 
@@ -22,41 +22,87 @@ _DECISIONS = tuple(each.name for each in fields(DecisionColumns) if each.name no
 
 Bools = npt.NDArray[np.bool_]
 
+_SLACK = 1.5
+_SLACK_BYTES = 4096
+"""A decoder's arena may be this much larger than what is kept of it; beyond, the columns are copied."""
+
 
 class Intake(NamedTuple):
     """A DecisionBlock as the join keeps it."""
 
     columns: DecisionColumns
-    """Owned; harmless where a row is unsound."""
-    sound: Bools
-    """(N,)"""
+    """Harmless where a row is unsound."""
+    decision_keys: U64
+    subject_keys: U64
     chosen: I32
     """(N, S) as it stood in the block, -1 throughout where the block contradicts its task: what duplicates and outcomes
     are compared with."""
+    sound: Bools
+    """(N,)"""
 
 
-def take_in(block: DecisionBlock, task: Task) -> Intake:
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the blocks of a definition must look like."""
+
+    num_slots: int
+    context_width: int
+    action_width: int
+    catalogue: bytes
+    catalogue_size: int
+
+    @classmethod
+    def of(cls, task: Task) -> Shape:
+        """The shape that `task` declares."""
+        return cls(task.num_slots, task.context.width, task.action.width, task.catalogue, len(task.actions))
+
+    def fits(self, columns: DecisionColumns) -> bool:
+        """Whether slots, feature widths and catalogue are those of the definition."""
+        features = columns.features
+        if columns.chosen.shape[1] != self.num_slots or features.context.shape[1] != self.context_width:
+            return False
+        if columns.catalogue:
+            return columns.catalogue == self.catalogue and not len(features.actions)
+        return len(features.action_keys) > 0 and features.actions.shape[1] == self.action_width
+
+
+def take_in(block: DecisionBlock, task: Task, shape: Shape) -> Intake:
     """What to keep of `block`, which stays as it is."""
-    if not fits(block.columns, task):
-        columns = harmless_columns(len(block), task)
-        return Intake(columns, np.zeros(len(block), np.bool_), np.full_like(columns.chosen, -1))
+    kept = [block.decision_keys, *(getattr(block.columns.features, name) for name in _FEATURES)]
+    kept += [getattr(block.columns, name) for name in _DECISIONS]
+    is_tight = _is_tight(kept)
+    decision_keys = block.decision_keys if is_tight else owned(block.decision_keys)
+    subject_keys = owned(block.subject_keys)
+    if not shape.fits(block.columns):
+        columns, num_rows = harmless_columns(len(block), task), len(block)
+        chosen, sound = np.full_like(columns.chosen, -1), np.zeros(num_rows, np.bool_)
+        return Intake(columns, decision_keys, subject_keys, chosen, sound)
     sound = sound_rows(block)
-    columns = own(block.columns)
-    if task.actions and columns.catalogue:
-        sound = sound & (columns.features.num_candidates == len(task.actions))
-    if sound.all():
-        return Intake(columns, sound, columns.chosen)
-    return Intake(_quiet(columns, ~sound), sound, columns.chosen)
-
-
-def fits(columns: DecisionColumns, task: Task) -> bool:
-    """Whether slots, feature widths and catalogue are those of the task's definition."""
-    features = columns.features
-    if columns.num_slots != task.num_slots or features.context.shape[1] != task.context.width:
-        return False
+    columns = block.columns if is_tight else own(block.columns)
     if columns.catalogue:
-        return columns.catalogue == task.catalogue and not len(features.actions)
-    return len(features.action_keys) > 0 and features.actions.shape[1] == task.action.width
+        sound = sound & (columns.features.num_candidates == shape.catalogue_size)
+    chosen = columns.chosen
+    if not sound.all():
+        columns = _quiet(columns, ~sound)
+    return Intake(columns, decision_keys, subject_keys, chosen, sound)
+
+
+def _is_tight(columns: list[npt.NDArray[Any]]) -> bool:
+    """Whether keeping these views keeps little else alive: all own their memory, or share one array that is not much
+    larger. So the decoder's arena stays when it holds no strings, and a fetched batch never does."""
+    arena, num_bytes = None, 0
+    for column in columns:
+        base = column.base
+        if not column.flags.carray:
+            return False
+        if base is None:
+            continue
+        if arena is None:
+            arena = base
+        if base is not arena:
+            return False
+        num_bytes += column.nbytes
+    return arena is None or (isinstance(arena, np.ndarray) and arena.nbytes <= _SLACK * num_bytes + _SLACK_BYTES)
 
 
 def own(columns: DecisionColumns) -> DecisionColumns:

@@ -33,15 +33,19 @@ from streams.join_index import (
     DUPLICATE,
     HAS_KEYS,
     HEAD,
+    KERNEL,
     NONE,
     QUARANTINED,
+    SMALL,
     TAIL,
+    TOUCH_ROWS,
     Ring,
     newest,
     older,
     place,
     push,
     relink,
+    touch,
 )
 from streams.reward import ACTION_KEY, Nodes, free_nodes, reward_of, take_node
 
@@ -68,6 +72,8 @@ class State(NamedTuple):
     held: Nodes
     counts: I64
     """(NUM_COUNTS,): see `OUTCOMES_AT`, `USES_AT`."""
+    done: U64
+    """(2,) scratch: tasks that have had the outcome at hand, a bit each."""
 
 
 class Offered(NamedTuple):
@@ -100,7 +106,7 @@ class Told(NamedTuple):
     values: F64
 
 
-@njit(cache=True, nogil=True)
+@njit(**SMALL)
 def _action_key(offered: Offered, row: int, first: int, slot: int) -> np.uint64:
     """Key of the action in a slot, 0 for none or for an index that names no candidate."""
     chosen = offered.chosen[row, slot]
@@ -110,7 +116,7 @@ def _action_key(offered: Offered, row: int, first: int, slot: int) -> np.uint64:
     return offered.action_keys[index] if index < offered.action_keys.shape[0] else np.uint64(0)
 
 
-@njit(cache=True, nogil=True)
+@njit(**SMALL)
 def _digest(offered: Offered, row: int, first: int) -> np.uint64:
     """What was chosen in all slots: the action's key for one slot without a value, a hash of all otherwise."""
     num_slots = offered.chosen.shape[1]
@@ -125,7 +131,7 @@ def _digest(offered: Offered, row: int, first: int) -> np.uint64:
     return digest
 
 
-@njit(cache=True, nogil=True)
+@njit(**SMALL)
 def _latest_of_id(ring: Ring, rules: Rules, name: int, keys: np.ndarray) -> tuple[int, int]:
     """(record of the task name and id or NONE, the chain's record before it or NONE)."""
     before, seq = NONE, newest(ring, 0, keys[0])
@@ -138,7 +144,7 @@ def _latest_of_id(ring: Ring, rules: Rules, name: int, keys: np.ndarray) -> tupl
     return seq, before
 
 
-@njit(cache=True, nogil=True)
+@njit(**SMALL)
 def _duplicate(ring: Ring, rules: Rules, seq: int, latest: int, time: int) -> None:
     """Record `seq` repeats the id of `latest`: point it at the first, which is a conflict if its actions differ."""
     record = ring.records[place(ring, seq)]
@@ -153,7 +159,7 @@ def _duplicate(ring: Ring, rules: Rules, seq: int, latest: int, time: int) -> No
         original.marks |= CONFLICT
 
 
-@njit(cache=True, nogil=True)
+@njit(**SMALL)
 def _link(ring: Ring, seq: int, latest: int, before: int) -> None:
     """Put record `seq` into both indexes in the place of `latest`: an id has one record in its chain."""
     if latest != NONE:
@@ -162,7 +168,7 @@ def _link(ring: Ring, seq: int, latest: int, before: int) -> None:
     push(ring, 1, 2, seq)
 
 
-@njit(cache=True, nogil=True)
+@njit(**KERNEL)
 def _hold_keys(held: Nodes, offered: Offered, row: int, first: int, record: np.ndarray) -> None:
     """Keep the action key of every slot: for slates and continuous actions."""
     record.marks |= HAS_KEYS
@@ -173,7 +179,7 @@ def _hold_keys(held: Nodes, offered: Offered, row: int, first: int, record: np.n
         record.nodes = node
 
 
-@njit(cache=True, nogil=True)
+@njit(**KERNEL)
 def fold_decisions(
     state: State,
     rules: Rules,
@@ -191,6 +197,9 @@ def fold_decisions(
     plain = offered.chosen.shape[1] == 1 and offered.values.shape[0] == 0
     first_candidate = 0
     for row in range(offered.keys.shape[0]):
+        if row % TOUCH_ROWS == 0:
+            state.done[0] = touch(ring, 0, offered.keys[:, 0], row, True)
+            state.done[1] = touch(ring, 1, offered.subjects, row, False)
         seq = ring.cursor[TAIL]
         record = ring.records[place(ring, seq)]
         for word in range(2):
@@ -220,7 +229,7 @@ def fold_decisions(
     counts[OPEN] += offered.keys.shape[0]
 
 
-@njit(cache=True, nogil=True)
+@njit(**KERNEL)
 def _is_copy_of_key(ring: Ring, keys: np.ndarray, time: int, dedupe_ms: int) -> bool:
     """Rule 3: whether a record with this outcome key stands within D; this one is remembered as the latest."""
     before, seq = NONE, newest(ring, 0, keys[0])
@@ -243,7 +252,7 @@ def _is_copy_of_key(ring: Ring, keys: np.ndarray, time: int, dedupe_ms: int) -> 
     return copied
 
 
-@njit(cache=True, nogil=True)
+@njit(**KERNEL)
 def _wait(ring: Ring, told: Told, row: int, kind: int, time: int, bucket: int, settled: int, done: U64) -> None:
     """Keep an outcome for decisions still to come."""
     seq = ring.cursor[TAIL]
@@ -265,15 +274,19 @@ def _wait(ring: Ring, told: Told, row: int, kind: int, time: int, bucket: int, s
     push(ring, 0, 3, seq)
 
 
-@njit(cache=True, nogil=True)
+@njit(**KERNEL)
 def fold_outcomes(
     state: State, rules: Rules, told: Told, high_water: int, time: int, dedupe_ms: int, reach_ms: int, counting: bool
 ) -> int:
     """Rules 2, 3 and 5 for every row. Returns the new high-water mark of the source partition."""
     counts, counted = state.counts, 1 if counting else 0
     uses = counts[USES_AT if counting else USES_AT + NUM_NAMES_MAX :]
-    done = np.zeros(2, np.uint64)
+    done = state.done
     for row in range(told.source_offsets.shape[0]):
+        if row % TOUCH_ROWS == 0:
+            state.done[0] = touch(state.outcomes, 0, told.outcome_keys[:, 0], row, True)
+            state.done[0] = touch(state.decisions, 0, told.keys[:, 0], row, True)
+            state.done[0] = touch(state.decisions, 1, told.subjects, row, True)
         if told.source_offsets[row] <= high_water:
             counts[OUTCOMES_AT + COPIES] += counted
             continue
@@ -328,7 +341,7 @@ def fold_outcomes(
     return high_water
 
 
-@njit(cache=True, nogil=True)
+@njit(**KERNEL)
 def settle_pendings(state: State, expired_before: int, num_pending_max: int, counting: bool) -> None:
     """Outcomes with T(o) < `expired_before` match nothing any more, nor do the oldest beyond `num_pending_max`."""
     ring, counts = state.pendings, state.counts
@@ -343,7 +356,7 @@ def settle_pendings(state: State, expired_before: int, num_pending_max: int, cou
         ring.cursor[HEAD] += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(**SMALL)
 def _bucket(marks: int, uses: int) -> int:
     """Rule 5, decisions: duplicate, quarantined, conflict, joined, defaulted."""
     if marks & DUPLICATE:
@@ -368,7 +381,7 @@ class Closing(NamedTuple):
     """(N, S)"""
 
 
-@njit(cache=True, nogil=True)
+@njit(**KERNEL)
 def close_rows(
     state: State, rules: Rules, runs: I64, definition: int, is_cut: bool, counting: bool, closing: Closing
 ) -> None:

@@ -19,6 +19,7 @@ from numba import njit
 from schemas.blocks import FLAG_CLIPPED, I64
 from schemas.task import AGGREGATES
 from streams.join_definitions import Rules
+from streams.join_index import KERNEL, SMALL
 
 NODE = np.dtype([("next", "i4"), ("slot", "i2"), ("type", "i2"), ("count", "i8"), ("value", "f8")])
 """24 bytes. With type `ACTION_KEY` it holds in `count` the bits of the action key chosen for the slot."""
@@ -52,7 +53,7 @@ def new_nodes() -> Nodes:
     return Nodes(np.empty(1024, NODE), np.array([-1, 0], np.int64))
 
 
-@njit(cache=True, nogil=True)
+@njit(**SMALL)
 def take_node(held: Nodes, slot: int, kind: int) -> int:
     """A fresh node for (slot, kind): count and value 0, no next."""
     index = held.cursor[FREE]
@@ -70,7 +71,7 @@ def take_node(held: Nodes, slot: int, kind: int) -> int:
     return index
 
 
-@njit(cache=True, nogil=True)
+@njit(**KERNEL)
 def free_nodes(held: Nodes, first: int) -> None:
     """Give a decision's nodes back."""
     while first >= 0:
@@ -80,7 +81,7 @@ def free_nodes(held: Nodes, first: int) -> None:
         first = following
 
 
-@njit(cache=True, nogil=True)
+@njit(**SMALL)
 def find_node(held: Nodes, first: int, slot: int, kind: int) -> int:
     """The node of (slot, kind) in the list at `first`, -1 when there is none."""
     while first >= 0:
@@ -91,7 +92,7 @@ def find_node(held: Nodes, first: int, slot: int, kind: int) -> int:
     return -1
 
 
-@njit(cache=True, nogil=True)
+@njit(**KERNEL)
 def accumulate(held: Nodes, first: int, slot: int, kind: int, aggregate: int, value: float) -> int:
     """Count `value` for (slot, type); returns the first node of the list."""
     index = find_node(held, first, slot, kind)
@@ -112,7 +113,7 @@ def accumulate(held: Nodes, first: int, slot: int, kind: int, aggregate: int, va
     return first
 
 
-@njit(cache=True, nogil=True)
+@njit(**KERNEL)
 def reward_of(held: Nodes, first: int, slot: int, rules: Rules, definition: int) -> tuple[float, int]:
     """(reward, flags) of one slot. A sum of infinities that is no number becomes the default, flagged as clipped."""
     total, found = 0.0, False

@@ -188,7 +188,7 @@ def make_journal(seed: int, tasks: list[Task], num_records: int = 60, steps: boo
     for offset in range(num_records):
         now += rng.choice([0, 0, 0, 10, 20, 20, 50, 120, 300 if rng.random() < 0.2 else 30]) * SECOND
         if steps and rng.random() < 0.05:
-            step = rng.choice([0, -150, -20, 20, 100]) * SECOND
+            step = rng.choice([0, -150, -20, 20, 100, -1500]) * SECOND
         kind = rng.random()
         record: Any = Tick()
         if kind < 0.42:

@@ -7,8 +7,8 @@ import random
 import numpy as np
 import pytest
 
-from schemas.blocks import Tick, TransitionBlock
-from schemas.chain import Accepted, Chain, ChainReader
+from schemas.blocks import TransitionBlock
+from schemas.chain import Accepted, Chain, ChainReader, Fork
 from schemas.records import DecisionBucket, Progress
 from schemas.task import Task
 from streams.join import JoinLimits, JoinPartition
@@ -88,22 +88,40 @@ class Log:
     def __init__(self) -> None:
         self.records: list[TransitionBlock | Progress] = []
 
-    def read(self) -> tuple[ChainReader, Progress | None, dict[bytes, list[Row]], list[TransitionBlock], int]:
-        """Read it from the start by rules 7 and 8: (reader, newest countable Progress, rows, accepted blocks, holes)."""
-        reader, counted, rows, taken, holes = ChainReader(), None, {}, [], 0
+    def read(self) -> tuple[ChainReader, Progress | None, list[tuple[TransitionBlock, int]]]:
+        """Read from the start by rules 7 and 8: (reader, newest countable Progress, [(accepted block, first new row)])."""
+        reader, counted, taken = ChainReader(), None, []
         for record in self.records:
             if isinstance(record, Progress):
                 if reader.covers(record) and (counted is None or record.journal_offset > counted.journal_offset):
                     counted = record
                 continue
             judged = reader.offer(record)
-            if not isinstance(judged, Accepted):
-                holes += 1
-                assert type(judged).__name__ == "Hole", "two joins disagree about the log"
-            elif judged.start < len(record):
-                rows.setdefault(record.fingerprint, []).extend(rows_of(record)[judged.start :])
-                taken.append(record)
-        return reader, counted, rows, taken, holes
+            assert not isinstance(judged, Fork), "two joins disagree about the log"
+            if isinstance(judged, Accepted) and judged.start < len(record):
+                taken.append((record, judged.start))
+        return reader, counted, taken
+
+
+class Truth:
+    """What the brute-force join says of every prefix of a journal."""
+
+    def __init__(self, tasks: list[Task], journal: Journal, limits: JoinLimits) -> None:
+        brute = brute_of(tasks, [], **_limits(limits))
+        self.prefixes = []
+        for record in journal:
+            brute.fold(*record)
+            lasts = {fingerprint: rows[-1].position for fingerprint, rows in brute.rows.items()}
+            self.prefixes.append((brute.counts, brute.time, lasts))
+        self.rows = expected_rows(brute)
+
+    def check(self, said: Progress) -> None:
+        """What a Progress says is true of its range of the journal, and covers what had closed by then."""
+        counts, time_ms, lasts = self.prefixes[said.journal_offset - 1]
+        assert (said.decision_counts, said.outcome_counts) == counts
+        assert said.time_ms == time_ms
+        hwm: dict[Chain, int] = {(chain.fingerprint, chain.kind): chain.hwm for chain in said.chains}
+        assert all(hwm[fingerprint, 0] >= last for fingerprint, last in lasts.items())
 
 
 def simulate(seed: int, num_records: int = 60, lose: float = 0.05, delay: float = 0.1) -> None:
@@ -112,11 +130,12 @@ def simulate(seed: int, num_records: int = 60, lose: float = 0.05, delay: float 
     tasks = world_tasks(rng.randrange(5))
     journal = make_journal(seed, tasks, num_records)
     limits = JoinLimits(num_open_max=5, num_pending_max=3) if rng.random() < 0.2 else NO_LIMITS
+    truth = Truth(tasks, journal, limits)
     log = Log()
     late: list[tuple[int, TransitionBlock | Progress]] = []
 
     def start() -> JoinPartition:
-        reader, counted, _, _, _ = log.read()
+        reader, counted, _ = log.read()
         if counted is None and rng.random() < 0.5:
             return JoinPartition(0, table_of(tasks), None, reader.hwm, None, limits)
         resume = counted.resume if counted else None
@@ -146,13 +165,13 @@ def simulate(seed: int, num_records: int = 60, lose: float = 0.05, delay: float 
                     for part in cut_anywhere(rng, block):
                         write(part, step)
             if rng.random() < 0.5:
-                reader, _, _, taken, _ = log.read()
+                reader, _, taken = log.read()
                 if rng.random() < 0.3:
-                    for block in taken:
+                    for block, _ in taken:
                         worker.accepted(block)
                 said = worker.progress(reader, len(log.records))
                 if said is not None:
-                    check_progress(said, tasks, journal, limits)
+                    truth.check(said)
                     write(said, step)
         for due, record in list(late):
             if due <= step:
@@ -160,7 +179,7 @@ def simulate(seed: int, num_records: int = 60, lose: float = 0.05, delay: float 
                 late.remove((due, record))
     for _, record in late:
         log.records.append(record)
-    finish(log, start, journal, tasks, limits)
+    finish(log, start(), journal, truth)
 
 
 def cut_anywhere(rng: random.Random, block: TransitionBlock) -> list[TransitionBlock]:
@@ -171,30 +190,21 @@ def cut_anywhere(rng: random.Random, block: TransitionBlock) -> list[TransitionB
     return [block.rows(0, at), block.rows(at, len(block))]
 
 
-def check_progress(said: Progress, tasks: list[Task], journal: Journal, limits: JoinLimits) -> None:
-    """What a Progress says is what the brute-force join says of that range of the journal."""
-    brute = brute_of(tasks, journal[: said.journal_offset], **_limits(limits))
-    counts_of((said.decision_counts, said.outcome_counts), brute)
-    assert said.time_ms == brute.time
-    hwm: dict[Chain, int] = {(chain.fingerprint, chain.kind): chain.hwm for chain in said.chains}
-    for fingerprint, rows in brute.rows.items():
-        assert hwm[fingerprint, 0] >= rows[-1].position
-
-
-def finish(log: Log, start, journal: Journal, tasks: list[Task], limits: JoinLimits) -> None:  # type: ignore[no-untyped-def]  # a closure
+def finish(log: Log, worker: JoinPartition, journal: Journal, truth: Truth) -> None:
     """One last worker without faults: then the transitions hold every decision once, as the brute-force join has it."""
-    worker: JoinPartition = start()
     for record in journal[worker.next_offset or 0 :]:
         worker.fold(*record)
     log.records.extend(worker.emit())
-    reader, _, rows, _, _ = log.read()
-    brute = brute_of(tasks, journal, **_limits(limits))
-    assert rows == expected_rows(brute)
+    reader, _, taken = log.read()
+    rows: dict[bytes, list[Row]] = {}
+    for block, first in taken:
+        rows.setdefault(block.fingerprint, []).extend(rows_of(block)[first:])
+    assert rows == truth.rows
+    assert (worker.stats["decisions"], worker.stats["outcomes"]) == truth.prefixes[-1][0]
     said = worker.progress(reader, len(log.records))
-    counts_of((worker.stats["decisions"], worker.stats["outcomes"]), brute)
     if said is not None:
-        assert isinstance(journal[-1][2], Tick)
-        check_progress(said, tasks, journal, limits)
+        assert said.journal_offset == len(journal)
+        truth.check(said)
 
 
 @pytest.mark.parametrize("seed", range(120))
