@@ -24,13 +24,14 @@ _NO_IDS = np.zeros(0, np.int64)
 def stack_prior(task: Task, deep: bool, num_links: int) -> F64:
     """(E,) weights of wide, deep and the cross links before anything has been predicted.
 
-    The token experts, where there are any, share weight 1. The wide head gets 1 when it sees dense features; over
-    declared ids alone it holds nothing but each action's popularity, which the policy's own choices distort.
+    The token expert, where there is one, gets 1: the logistic link where the reward is 0/1, else the linear one. The
+    wide head gets 1 when it sees dense features; over declared ids alone it holds nothing but each action's
+    popularity, which the policy's own choices distort. Deep must earn its weight.
     """
     dense = task.context.width > 0 or task.action.width > 0
     wide = 1.0 if dense or not num_links else 0.0
-    shares = [1.0 / num_links] * num_links if num_links else []
-    return np.array([wide, *([0.0] * deep), *shares])
+    links = [*([0.0] * (num_links - 1)), 1.0] if num_links else []
+    return np.array([wide, *([0.0] * deep), *links])
 
 
 def deep_rows(step: Chosen, idf: npt.NDArray[Any] | None, task: Task) -> Rows:

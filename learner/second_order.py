@@ -211,7 +211,7 @@ def _apply(matrix: torch.Tensor, left: int, right: int, shift: list[torch.Tensor
     product = left * right
     matrix[..., product:, :] -= shift[2][:, None] * matrix[..., :1, :]
     matrix[..., product:, :] *= scale[2][:, None]
-    core = matrix[..., :product, :].unflatten(-2, (left, right))
+    core = matrix[..., :product, :].view(*matrix.shape[:-2], left, right, matrix.shape[-1])
     core[..., 1:, :, :] -= shift[0][:, None, None] * core[..., :1, :, :]
     core[..., 1:, :, :] *= scale[0][:, None, None]
     core[..., 1:, :] -= shift[1][:, None] * core[..., :1, :]

@@ -3,7 +3,11 @@
 Pure. Fed once per step of 256 rows with predictions made before any of those rows was learnt (learning.md rule 9), so
 an expert that fits noise earns nothing. Breiman 1996, "Stacked regressions", with forgetting.
 
-    S = q S + Z'Z    c = q c + Z'(y - centre)    w = (S + r I)^-1 (c + r w0)    Z = F - centre
+    S = q S + Z'Z    c = q c + Z'(y - mean y)    w = (S + r I)^-1 (c + r w0)    Z = F - mean F
+
+Means are those of the step: what matters for a choice is differences between candidates. Around a slow centre, an
+expert that merely follows the level of the reward as the policy gets better, or as the world changes, took all the
+weight (docs/decisions).
 
 Shape legend: N rows of a step, E experts.
 """
@@ -46,9 +50,9 @@ class Stack:
         keep = 0.5 ** (len(y) / HALF_LIFE)
         self._n = self._n * keep + len(y)
         self.centre += (float(y.mean()) - self.centre) * len(y) / self._n
-        z = predictions - self.centre
+        z = predictions - predictions.mean(0)
         self._gram = self._gram * keep + z.T @ z
-        self._cross = self._cross * keep + z.T @ (y - self.centre)
+        self._cross = self._cross * keep + z.T @ (y - y.mean())
         size = len(self.prior)
         ridge = PSEUDO_ROWS * float(np.trace(self._gram)) / size / self._n
         if not ridge > 0.0:
