@@ -120,6 +120,7 @@ def _anchor(folder: Path, path: Path, keep: int, log_ms: int) -> None:
     anchor = folder / f"anchor-{log_ms // DAY_MS:08d}.safetensors"
     if not anchor.exists():
         os.link(path, anchor)
+        _sync(folder)
     for old in sorted(folder.glob("anchor-*.safetensors"))[:-keep]:
         old.unlink(missing_ok=True)
 
@@ -175,6 +176,7 @@ class CheckpointWriter:
         self._writing: Future[None] | None = None
         self._written_at = time.monotonic()
         self._written_cut = 0
+        self._named: tuple[Path | None, str] = (None, "")
 
     def is_due(self, cut: int) -> bool:
         """Whether the state at `cut` should be written now. Raises UserError when the write before failed."""
@@ -184,6 +186,19 @@ class CheckpointWriter:
             self._writing.result()
             self._writing = None
         return time.monotonic() - self._written_at > self._period_s or cut - self._written_cut >= self._period_cuts
+
+    def anchor(self) -> str:
+        """Day and digest of the newest anchor, "" for none: named in manifests (learning.md rule 24)."""
+        anchors = sorted(self._folder.glob("anchor-*.safetensors"))
+        if not anchors or anchors[-1] == self._named[0]:
+            return self._named[1]
+        try:
+            with safe_open(anchors[-1], framework="numpy") as file:
+                digest = (file.metadata() or {})["digest"]
+        except (SafetensorError, KeyError, OSError):
+            return self._named[1]
+        self._named = (anchors[-1], f"{anchors[-1].stem} {digest}")
+        return self._named[1]
 
     def started_at(self, cut: int) -> None:
         """Nothing needs to be written until the state has moved on from `cut`."""

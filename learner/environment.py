@@ -18,6 +18,8 @@ from schemas.errors import UserError
 
 MARK = "HEADRACE_PINNED"
 """Set in a process whose numeric libraries were loaded under the pins."""
+ANCHOR = "anchor"
+"""Key under which a manifest names the newest daily checkpoint; no bits depend on it."""
 CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512dq", "avx512bw", "avx512vl", "asimd", "sve")
 """Those that numeric kernels are chosen by."""
 
@@ -129,5 +131,5 @@ def _driver() -> str:
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """What changed between two descriptions, in words; empty when the bits may be expected to agree."""
-    names = sorted(set(before) | set(now))
+    names = sorted((set(before) | set(now)) - {ANCHOR})
     return [f"{name}: {before.get(name)!r} → {now.get(name)!r}" for name in names if before.get(name) != now.get(name)]

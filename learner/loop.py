@@ -214,6 +214,7 @@ class Loop:
 
     def _keep_house(self) -> None:
         self._definitions.poll(0)
+        self._learner.anchor = self._writer.anchor()
         over = self._merge.num_bytes > self._settings.waiting_bytes_max
         under = self._merge.num_bytes < self._settings.waiting_bytes_max // 2
         if over:

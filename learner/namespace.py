@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learner.cuts import CutRules, CutState
+from learner.environment import ANCHOR
 from learner.merge import Cut, Merge, Position
 from learner.policy import probes
 from learner.policy.probes import ProbeInputs
@@ -103,6 +104,8 @@ class NamespaceLearner:
         self._probes: dict[bytes, ProbeInputs] = {}
         self._due_ms: int | None = None
         self.cut = cut
+        self.anchor = ""
+        """Names the newest anchor checkpoint; decides nothing."""
         self.last: Snapshot | None = None
         """The newest cut's snapshot, for uploads after a restart."""
         self.num_accepted: dict[str, int] = {}
@@ -190,7 +193,7 @@ class NamespaceLearner:
             chain_hash=bytes.fromhex(self.cut.chain_hash),
             cut_number=self.cut.number,
             tasks=tuple(weights),
-            environment={**self.environment, "genesis": self.cut.genesis},
+            environment={**self.environment, "genesis": self.cut.genesis, ANCHOR: self.anchor},
             rows_learnt=self.num_rows,
             probes=probes.pack(self._probes, self._tasks, weights),
             channel=self._channel,

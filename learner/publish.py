@@ -117,14 +117,15 @@ class Publisher:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting is not None or self._stopping, self._idle_s())
                 if self._stopping:
                     return
+                if self._waiting is None and self._idle_s() > 0:
+                    self._changed.wait(self._idle_s())
+                    continue
                 snapshot, self._waiting = self._waiting, None
                 again = snapshot is None
                 if snapshot is None:
-                    if self._current is None or self._idle_s() > 0:
-                        continue
+                    assert self._current is not None, "without a current version there is no age to reach"
                     snapshot = self._current[0]
                 self._busy = True
             self._attempt(snapshot, again)

@@ -152,7 +152,10 @@ def check(
     except ValueError as error:
         return f"probes cannot be read: {error}"
     for prefix in sorted({name.split("/", 1)[0] for name in arrays}):
-        fingerprint = bytes.fromhex(prefix)
+        try:
+            fingerprint = bytes.fromhex(prefix)
+        except ValueError:
+            return f"probes cannot be read: {prefix[:40]!r} is no fingerprint"
         if fingerprint not in tasks or fingerprint not in weights:
             continue
         try:
