@@ -12,8 +12,6 @@ import shutil
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from typing import IO, Any
 from deploy import demo_picture, demo_report, stack
 from deploy.audit import AuditReport, audit
 from deploy.demo_view import View
+from deploy.probes import is_ready, metric
 from deploy.supervisor import Child, Supervisor
 from deploy.watch import Figures, Watch
 from schemas.errors import UserError
@@ -103,9 +102,7 @@ class _Run:
     def _serve(self, ready: stack.Stack) -> int:
         self.view.say("starting the workers and the learner")
         ready.start(self.supervisor)
-        self._wait(
-            "the processes did not get ready", READY_S, lambda: all(map(_is_ready, ready.metrics_ports.values()))
-        )
+        self._wait("the processes did not get ready", READY_S, lambda: all(map(is_ready, ready.metrics_ports.values())))
         self.watch = watch = Watch(ready.settings, self.figures).start()
         try:
             self.view.say("the shop is open")
@@ -225,22 +222,3 @@ def _into(log: IO[str]) -> Callable[[str], None]:
             log.flush()
 
     return say
-
-
-def _is_ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=1) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def metric(port: int, name: str) -> float:
-    """Sum of one metric over its labels, 0 when it is not there."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2) as answer:
-            lines = answer.read().decode().splitlines()
-    except (urllib.error.URLError, OSError):
-        return 0.0
-    samples = [line for line in lines if line.startswith((f"{name}{{", f"{name} ", f"{name}_total"))]
-    return sum(float(line.rsplit(" ", 1)[1]) for line in samples)

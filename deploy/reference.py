@@ -19,12 +19,12 @@ import schemas
 from deploy.cli import app
 from learner.metrics import CATALOGUE as LEARNER_METRICS
 from learner.settings import LearnerSettings
-from schemas.bounds import REASONS
 from schemas.records import Reason
 from schemas.telemetry import Metric
 from schemas.topics import DAY_MS, TOPICS
+from schemas.varints import REASONS
+from streams.decider_settings import DeciderSettings
 from streams.metrics import CATALOGUE as WORKER_METRICS
-from streams.settings import WorkerSettings
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference.md"
 AVRO = Path(schemas.__file__).parent / "avro"
@@ -135,7 +135,7 @@ def page() -> str:
             "## Records\n",
             *records(),
             "## Settings of the workers\n",
-            settings(WorkerSettings),
+            settings(DeciderSettings),
             "## Settings of the learner\n",
             settings(LearnerSettings),
             "## Metrics of the workers\n",
@@ -145,7 +145,7 @@ def page() -> str:
             "## Reasons of a decision\n",
             table(("reason", "meaning"), ((f"`{r.label}`", _meaning(Reason, r.name)) for r in Reason)),
             "## Reasons of a dead letter\n",
-            table(("reason", "meaning"), ((f"`{code}`", meaning) for code, meaning in REASONS.items())),
+            table(("reason", "meaning"), ((f"`{code}`", meaning) for code, meaning in REASONS if code)),
         ]
     )
 

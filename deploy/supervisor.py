@@ -49,6 +49,12 @@ class Child:
             self.tail.append(text)
             self._say(f"{self.name:>8} | {text}")
 
+    def close(self) -> None:
+        """After its end: read what is left, give the pipe back."""
+        self._thread.join(2)
+        if self.process.stdout is not None and not self._thread.is_alive():
+            self.process.stdout.close()
+
     @property
     def last_words(self) -> str:
         """The line that tells why it ended: its error message where there is one."""
@@ -115,6 +121,8 @@ class Supervisor:
                 self._say(f"headrace | {child.name} did not end within {STOP_S:.0f} s; killing it")
                 child.process.kill()
                 child.process.wait()
+        for child in self.children:
+            child.close()
 
     def __enter__(self) -> Supervisor:
         if threading.current_thread() is threading.main_thread():
