@@ -72,7 +72,7 @@ def _experts(weights: network.TaskWeights) -> tuple[str, ...]:
 def candidate_terms(
     weights: network.TaskWeights, task: Task, features: FeatureColumns, candidate: int
 ) -> CandidateTerms:
-    """What the context does for one candidate of one decision; `candidate` is its index. Raises ValueError as `explain`."""
+    """What the context does for one candidate (its index) of one decision. Raises ValueError as `explain`."""
     explained = explain(weights, task, features)
     if not 0 <= candidate < len(explained.scores):
         raise ValueError(f"expected a candidate below {len(explained.scores)}, got {candidate}")

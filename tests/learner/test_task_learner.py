@@ -11,6 +11,8 @@ import pytest
 
 from learner.policy import network
 from learner.update import TaskLearner
+from schemas.blocks import TransitionBlock
+from schemas.task import Task
 from tests.learner.learner_worlds import (
     block_of,
     catalogue_features,
@@ -22,8 +24,6 @@ from tests.learner.learner_worlds import (
     dense_task,
     learnt,
 )
-from schemas.blocks import TransitionBlock
-from schemas.task import Task
 
 TASKS = {"dense": (dense_task, dense_rows), "catalogue": (catalogue_task, catalogue_rows)}
 
