@@ -86,6 +86,7 @@ class Publisher:
         """`snapshot` stands in the topic since `age_s`: keep its chunks alive."""
         with self._changed:
             self._current = (snapshot, time.monotonic() - age_s)
+            self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until nothing waits to be uploaded; False when it still does after `timeout_s`."""
