@@ -1,0 +1,224 @@
+"""The requests topic as the decide loop reads it: batches, back-pressure, commits, and partitions that come and go.
+
+A shell around one confluent-kafka consumer. Everything runs in the loop's thread; the client calls the rebalance
+callbacks from within `read`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from schemas.telemetry import Metrics
+from schemas.topics import topic
+from streams.decider_settings import DeciderSettings
+from streams.health import Health
+from streams.messages import AnyMessage, code_of, place_of
+from streams.offsets import Offsets
+from streams.redelivery import Logged, Redelivery
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.1
+CALL_S = 5.0
+REVOKE_S = 5.0
+"""Answers on their way when a partition is taken away: longer would hold up the whole group."""
+_CONNECTION_EVENTS = (KafkaError._PARTITION_EOF, KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT)
+
+
+class RequestLog:
+    """One worker's share of the requests topic.
+
+    `drain(timeout_s)` delivers what this process still has on its way and returns how many records are left.
+    """
+
+    def __init__(
+        self,
+        settings: DeciderSettings,
+        offsets: Offsets,
+        redelivery: Redelivery,
+        drain: Callable[[float], int],
+        metrics: Metrics,
+        health: Health,
+    ) -> None:
+        self._settings = settings
+        self._offsets = offsets
+        self._redelivery = redelivery
+        self._drain = drain
+        self._metrics = metrics
+        self._health = health
+        self._topic = topic(settings.namespace, "requests")
+        self._logged: dict[tuple[int, int], Logged] = {}
+        self._stopping = threading.Event()
+        self._is_paused = False
+        self._is_cut_off = False
+        self._committed_s = time.monotonic()
+        self._consumer = self._make_consumer()
+
+    def _make_consumer(self) -> Consumer:
+        return Consumer(
+            self._settings.librdkafka(
+                **{
+                    "group.id": f"{self._settings.namespace}.decide",
+                    "enable.auto.commit": False,
+                    "auto.offset.reset": "earliest",  # a request sent before we started is still waited for
+                    "partition.assignment.strategy": "cooperative-sticky",
+                    "session.timeout.ms": int(self._settings.session_timeout_s * 1000),
+                    "heartbeat.interval.ms": int(self._settings.heartbeat_s * 1000),
+                    "fetch.queue.backoff.ms": 5,  # its default of 1000 stalls a replay for a whole second
+                    "queued.max.messages.kbytes": 32 << 10,
+                    "reconnect.backoff.max.ms": 1000,
+                    "error_cb": self._broker_event,
+                }
+            ),
+            logger=logging.getLogger("headrace.kafka"),
+        )
+
+    def subscribe(self) -> None:
+        """Join the group."""
+        self._health.wait_for("start", "waiting for partitions")
+        self._consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+
+    def stop(self) -> None:
+        """Wait for nothing any more. Safe in a signal handler."""
+        self._stopping.set()
+
+    def read(self) -> list[AnyMessage]:
+        """The next request and all that wait behind it, up to the batch's limit; [] after `POLL_S` without any."""
+        self._hold_back()
+        first = self._consumer.poll(POLL_S)
+        if first is None:
+            return []
+        messages = [first, *self._consumer.consume(self._settings.decide_batch_max - 1, 0)]
+        if self._is_cut_off:
+            self._is_cut_off = False
+            log.info("the broker answers again")
+        return [message for message in messages if self._is_request(message)]
+
+    def take_logged(self, partition: int, offset: int) -> Logged | None:
+        """What the journal already holds for a request that is read again, once."""
+        return self._logged.pop((partition, offset), None) if self._logged else None
+
+    def is_overloaded(self, messages: list[AnyMessage]) -> bool:
+        """Whether more requests wait behind these than the limit; only a full batch leaves any behind."""
+        if len(messages) < self._settings.decide_batch_max:
+            return False
+        waiting = 0
+        for partition, offset in dict(place_of(message) for message in messages).items():
+            _, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), cached=True)
+            waiting += max(0, high - offset - 1)
+        return waiting > self._settings.decide_backlog_max
+
+    def commit_now_and_then(self) -> None:
+        """Commit what is finished, if the last time was long enough ago. Does not wait."""
+        now_s = time.monotonic()
+        if now_s - self._committed_s >= self._settings.decide_commit_s:
+            self._committed_s = now_s
+            self._commit(wait=False)
+
+    def report(self) -> None:
+        """Lag of each partition, and whether it moves, to the metrics and the health check."""
+        self._metrics.set("headrace_decide_in_flight", self._offsets.num_open)
+        for place in self._consumer.position(self._consumer.assignment()):
+            _, high = self._consumer.get_watermark_offsets(place, cached=True)
+            if place.offset < 0 or high < 0:
+                continue
+            self._metrics.set("headrace_decide_lag_records", max(0, high - place.offset), partition=place.partition)
+            self._health.note(f"{self._topic}[{place.partition}]", place.offset, high)
+
+    def close(self, timeout_s: float) -> None:
+        """Commit and leave the group; gives up after `timeout_s`, because without a broker both would block."""
+
+        def leave() -> None:
+            self._commit(wait=True)
+            self._consumer.close()
+
+        leaving = threading.Thread(target=leave, name="leave", daemon=True)
+        leaving.start()
+        leaving.join(timeout_s)
+
+    def _is_request(self, message: AnyMessage) -> bool:
+        code = code_of(message)
+        if code is not None and code not in _CONNECTION_EVENTS:
+            log.warning("%s: %s", self._topic, message.error())
+        return code is None
+
+    def _broker_event(self, error: KafkaError) -> None:
+        """Say once that the broker is gone; the client itself tries again for ever."""
+        if error.code() == KafkaError._ALL_BROKERS_DOWN and not self._is_cut_off:
+            self._is_cut_off = True
+            log.warning("no broker of %s answers: waiting, nothing is lost", self._settings.bootstrap)
+
+    def _hold_back(self) -> None:
+        """Read no more while too much is on its way (the broker is gone). Polling goes on, or the group drops us."""
+        too_many = self._offsets.num_open > self._settings.decide_in_flight_max
+        if too_many and not self._is_paused:
+            self._consumer.pause(self._consumer.assignment())
+            self._is_paused = True
+        elif self._is_paused and self._offsets.num_open < self._settings.decide_in_flight_max // 2:
+            self._consumer.resume(self._consumer.assignment())
+            self._is_paused = False
+
+    def _commit(self, *, wait: bool) -> None:
+        ready = self._offsets.take()
+        if not ready:
+            return
+        offsets = [TopicPartition(self._topic, partition, offset) for partition, offset in ready.items()]
+        try:
+            if wait:
+                self._consumer.commit(offsets=offsets, asynchronous=False)
+            else:
+                self._consumer.commit(offsets=offsets, asynchronous=True)
+        except KafkaException as error:  # they are read again after a restart and answered as logged
+            log.warning("commit of %s: %s", self._topic, error.args[0].str())
+
+    def _assigned(self, consumer: Consumer, given: list[TopicPartition]) -> None:
+        """Look up what was answered before, then start."""
+        partitions = [each.partition for each in given]
+        started_s = time.monotonic()
+        # A partition that we lost and have again: what we decided then must be in the journal before we look there.
+        while self._drain(1.0) and not self._stopping.is_set():
+            pass
+        found = self._redelivery.answered(self._committed(consumer, given), time.time_ns() // 1_000_000)
+        self._logged.update(found)
+        self._offsets.own(partitions)
+        self._is_paused = False
+        if partitions:
+            took_ms = 1e3 * (time.monotonic() - started_s)
+            log.info("partitions %s: %d requests answered before, known in %.0f ms", partitions, len(found), took_ms)
+        self._health.wait_for("start", None)
+
+    def _committed(self, consumer: Consumer, given: list[TopicPartition]) -> dict[int, int]:
+        """Next offset of each partition, 0 where none was committed. Waits for a broker that is gone."""
+        while not self._stopping.is_set():
+            try:
+                return {each.partition: max(0, each.offset) for each in consumer.committed(given, timeout=CALL_S)}
+            except KafkaException as error:
+                log.warning("committed offsets: %s; waiting for the broker", error.args[0].str())
+                self._stopping.wait(0.5)
+        return {}
+
+    def _revoked(self, _consumer: Consumer, taken: list[TopicPartition]) -> None:
+        """Finish and commit what is on its way, then let go."""
+        partitions = [each.partition for each in taken]
+        end_s = time.monotonic() + REVOKE_S
+        while not self._offsets.is_idle(partitions) and time.monotonic() < end_s and not self._stopping.is_set():
+            time.sleep(0.001)
+        self._commit(wait=True)
+        self._let_go(partitions)
+
+    def _lost(self, _consumer: Consumer, taken: list[TopicPartition]) -> None:
+        """Another worker may have them already: nothing of ours is committed."""
+        self._let_go([each.partition for each in taken])
+
+    def _let_go(self, partitions: list[int]) -> None:
+        gone = set(partitions)
+        self._offsets.disown(partitions)
+        self._logged = {place: logged for place, logged in self._logged.items() if place[0] not in gone}
+        for partition in partitions:
+            self._metrics.drop("headrace_decide_lag_records", partition=partition)
+            self._health.forget(f"{self._topic}[{partition}]")
