@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import typer.main
-from click import Argument, Command, Context, Group, Option
 from pydantic_settings import BaseSettings
 
 import schemas
@@ -44,19 +43,19 @@ def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def commands(command: Command, path: str) -> Iterator[str]:
-    """One section per command, groups first."""
-    context = Context(command, info_name=path)
-    if isinstance(command, Group):
+def commands(command: Any, path: str) -> Iterator[str]:
+    """One section per command, groups first. By what commands can do, not by class: typer brings its own click."""
+    context = command.context_class(command, info_name=path)
+    if hasattr(command, "list_commands"):
         for name in command.list_commands(context):
             child = command.get_command(context, name)
-            if child is not None and not child.hidden:
+            if not child.hidden:
                 yield from commands(child, f"{path} {name}")
         return
-    arguments = [p for p in command.params if isinstance(p, Argument)]
-    usage = " ".join([path, *(a.make_metavar(context) for a in arguments)])
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
+    usage = " ".join([path, *(f"[{a.name.upper()}]" if not a.required else a.name.upper() for a in arguments)])
     yield f"### `{usage}`\n\n{(command.help or '').split(chr(12))[0].strip()}\n"
-    options = [p for p in command.params if isinstance(p, Option) and not p.hidden]
+    options = [p for p in command.params if p.param_type_name == "option" and not p.hidden]
     if options:
         yield table(
             ("option", "default", "meaning"),
@@ -65,7 +64,10 @@ def commands(command: Command, path: str) -> Iterator[str]:
 
 
 def _default(value: object) -> str:
-    return "" if value is None or value is False or callable(value) else f"`{value}`"
+    """A default as the page shows it; a path of this checkout from its root, so that every checkout says the same."""
+    if value is None or value is False or callable(value):
+        return ""
+    return f"`{str(value).removeprefix(f'{PAGE.parents[1]}/')}`"
 
 
 def settings(kind: type[BaseSettings]) -> str:
