@@ -127,6 +127,7 @@ class IngestRole:
                                   context.metrics, context.health, context.fail)  # fmt: skip
         self.app = make_app("ingest", self._agent.topics, settings)
         self.app.settle = self._agent.settle
+        self._agent.give_up = self._give_up
         _on_assigned(self.app, lambda tps: self._agent.assigned())
         for source in self._agent.topics:
             _add_agent(self.app, source, self._agent.reader(source))
@@ -134,3 +135,7 @@ class IngestRole:
     def close(self) -> None:
         """Deliver what is on its way."""
         self._output.close(CLOSE_S)
+
+    def _give_up(self) -> None:
+        consumer: Any = self.app.consumer
+        consumer.give_up()

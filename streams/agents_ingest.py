@@ -50,6 +50,8 @@ class IngestAgent:
         self._mappings: dict[str, SourceMapping | None] = {topic(settings.namespace, "outcomes"): None}
         self._mappings.update({source.topic: SourceMapping(source) for source in tasks.sources})
         self._in_flight: set[asyncio.Task[None]] = set()
+        self.give_up: Callable[[], None] = lambda: None
+        """Called when what was read can no longer be written; set by the role, which knows the consumer."""
 
     def assigned(self) -> None:
         """The group has given us partitions, or none: either way we serve."""
@@ -129,6 +131,7 @@ class IngestAgent:
 
     def _broken(self, error: WriteError) -> None:
         self._metrics.add("headrace_write_errors", topic=self._journal)
+        self.give_up()
         self._fail(
             UserError(
                 str(error), "mend the cause (topic, permission, size); ingest starts again from its last contiguous ack"

@@ -120,5 +120,5 @@ class _Life:
         """End the process with this error; the first one counts."""
         if self._failure is None:
             self._failure = error
-            log.error("%s", error)
+            log.warning("ending: %s", error.message if isinstance(error, UserError) else error)
             os.kill(os.getpid(), signal.SIGTERM)

@@ -145,7 +145,11 @@ class Output:
 
     def _serve(self) -> None:
         while not self._stopping.is_set():
-            self._producer.poll(POLL_S)
+            try:
+                self._producer.poll(POLL_S)
+            except KafkaException as error:  # raised once, for the error that ends this producer
+                self._failed(error.args[0], "the broker")
+                self._producer.purge()  # whoever waits for a record hears of it now
 
     def _failed(self, error: KafkaError, topic: str) -> WriteError:
         failure = WriteError(f"cannot write to {topic}: {error.str()}", fatal=error.fatal())

@@ -19,7 +19,7 @@ from streams.cluster import ANSWER_S_MAX, require_topics
 def require_append_time(settings: CommonSettings, names: Sequence[str]) -> None:
     """Raise UserError unless the broker stamps these topics: no client's clock may order the join."""
     require_topics(settings, names)
-    admin = AdminClient(settings.librdkafka())
+    admin = AdminClient(settings.librdkafka(log_level=0))
     asked = admin.describe_configs([ConfigResource(ResourceType.TOPIC, name) for name in names])
     for resource, answer in asked.items():
         try:

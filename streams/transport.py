@@ -148,6 +148,10 @@ class Consumer(driver.Consumer):
             self._forget(still_ours)
             await self.seek_wait(still_ours)
 
+    def give_up(self) -> None:
+        """What was delivered and not acknowledged never will be: stopping shall not wait for it, nor commit it."""
+        self._unacked_messages.clear()
+
     def _forget(self, tps: Iterable[TP]) -> None:
         for tp in tps:
             self._pending.pop(tp, None)
