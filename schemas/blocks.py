@@ -287,6 +287,18 @@ class Tick:
     """Heartbeat of a journal partition. Its append time is the message."""
 
 
+_TRANSITION_ROWS = (
+    "positions",
+    "closed_at_ms",
+    "buckets",
+    "flags",
+    "rewards",
+    "num_outcomes",
+    "snapshot_versions",
+)
+"""Columns of a TransitionBlock that have one entry per row, beside its keys and decision columns."""
+
+
 @dataclass(frozen=True, slots=True)
 class TransitionBlock:
     """Closed decisions of one chain, in position order. Every decision of the journal stands in exactly one accepted row."""
@@ -327,33 +339,21 @@ class TransitionBlock:
 
     def rows(self, start: int, stop: int) -> TransitionBlock:
         """Rows [start, stop) as views; `prev` follows the row before."""
-        names = ("positions", "closed_at_ms", "buckets", "flags", "rewards", "num_outcomes", "snapshot_versions")
+        cut: dict[str, Any] = {name: getattr(self, name)[start:stop] for name in _TRANSITION_ROWS}
         return replace(
             self,
             prev=self.prev if start == 0 else int(self.positions[start - 1]),
             decision_keys=self.decision_keys[start:stop],
             columns=self.columns.rows(start, stop),
-            **{name: getattr(self, name)[start:stop] for name in names},
+            **cut,
         )
 
     @staticmethod
     def concat(parts: Sequence[TransitionBlock]) -> TransitionBlock:
         """Rows of all parts, one after another; `prev` and the ids are those of the first part."""
-        names = (
-            "positions",
-            "closed_at_ms",
-            "buckets",
-            "flags",
-            "rewards",
-            "num_outcomes",
-            "snapshot_versions",
-            "decision_keys",
-        )
-        return replace(
-            parts[0],
-            columns=DecisionColumns.concat([part.columns for part in parts]),
-            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names},
-        )
+        names = (*_TRANSITION_ROWS, "decision_keys")
+        joined: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        return replace(parts[0], columns=DecisionColumns.concat([part.columns for part in parts]), **joined)
 
 
 Block = DecisionBlock | OutcomeBlock | Tick | TransitionBlock
