@@ -301,7 +301,7 @@ _TRANSITION_ROWS = (
 
 @dataclass(frozen=True, slots=True)
 class TransitionBlock:
-    """Closed decisions of one chain, in position order. Every decision of the journal stands in exactly one accepted row."""
+    """Closed decisions of one chain, in position order. Every decision stands in exactly one accepted row."""
 
     partition: int
     """Journal partition the decisions stand in."""
