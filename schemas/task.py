@@ -203,7 +203,10 @@ def fingerprint_of(canonical: str) -> bytes:
 
 
 class TaskTable:
-    """All definitions that a process knows, by fingerprint and by name. Grows as the `tasks` topic is read."""
+    """All definitions that a process knows, by fingerprint and by name. Grows as the `tasks` topic is read.
+
+    One thread writes, others read: readers copy what they walk over.
+    """
 
     def __init__(self, tasks: Iterable[Task] = ()) -> None:
         self._by_fingerprint: dict[bytes, Task] = {}
@@ -219,9 +222,12 @@ class TaskTable:
         if record.kind != "task":
             return None
         task = self._by_fingerprint.get(record.fingerprint) or Task.from_canonical(record.definition)
+        successor = self._by_name.get(task.name)
         self.add(task)
         if record.retired:
             self.retire(task.fingerprint)
+            if successor is not None and successor != task:
+                self.add(successor)  # retired after its successor was applied: the name stays the successor's
         return task
 
     def add(self, task: Task) -> None:
@@ -265,12 +271,12 @@ class TaskTable:
     @property
     def max_window_ms(self) -> int:
         """Wmax over all fingerprints, 0 without any."""
-        return max((task.reward.window_ms for task in self._by_fingerprint.values()), default=0)
+        return max((task.reward.window_ms for task in tuple(self._by_fingerprint.values())), default=0)
 
     @property
     def max_backward_ms(self) -> int:
         """bwmax over all fingerprints."""
-        return max((task.reward.backward_ms for task in self._by_fingerprint.values()), default=0)
+        return max((task.reward.backward_ms for task in tuple(self._by_fingerprint.values())), default=0)
 
     @property
     def dedupe_ms(self) -> int:

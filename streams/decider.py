@@ -291,6 +291,9 @@ class Decider:
             self._reported_s = now_s
             self._report_counts()
             self._requests.report()
+            policy = self._snapshots.policy
+            if policy is not None:
+                self._metrics.set("headrace_decide_snapshot_age_seconds", time.time() - policy.cut_ms / 1e3)
 
     def _report_counts(self) -> None:
         for (task, reason), count in self._counts.items():

@@ -202,6 +202,13 @@ DECIDE = (
         "Far behind the clock: is the learner alive, do rewards come, are snapshots refused?",
     ),
     Metric(
+        "headrace_decide_snapshot_age_seconds",
+        "gauge",
+        "seconds",
+        "Our clock minus the log time up to which closed decisions are in the policy that serves.",
+        "Growing: is the learner alive, do rewards come, are snapshots refused?",
+    ),
+    Metric(
         "headrace_decide_snapshots_taken",
         "counter",
         "snapshots",

@@ -19,7 +19,7 @@ from schemas.errors import UserError
 from schemas.records import TaskRecord
 from schemas.registry import Registry, open_registry
 from schemas.settings import CommonSettings
-from schemas.task import Namespace, Source, Task, TaskTable
+from schemas.task import Namespace, Source, TaskTable
 from schemas.topics import topic
 from streams.cluster import require_topics
 
@@ -177,20 +177,6 @@ class TaskFollower:
             else:
                 self._sources[record.task] = Source.from_canonical(record.definition)
         elif record.kind == "task":
-            adopt_task(self.table, Task.from_canonical(record.definition), record.retired)
+            self.table.apply(record)
         else:
             raise BadRecord("wrong-type", f"kind {record.kind!r}, expected task, namespace or source")
-
-
-def adopt_task(table: TaskTable, task: Task, retired: bool) -> None:
-    """Add a definition to the table; a retired one is known by its fingerprint but no longer by its name.
-
-    An old definition that is retired after its successor was applied must not take the successor's name.
-    """
-    successor = table.named(task.name)
-    table.add(task)
-    if not retired:
-        return
-    table.retire(task.fingerprint)
-    if successor is not None and successor != task:
-        table.add(successor)

@@ -289,3 +289,12 @@ def test_the_newest_definition_of_a_name_decides_and_older_ones_are_still_joined
 
 def test_dedupe_horizon_is_at_least_ten_minutes() -> None:
     assert TaskTable(tasks.parse(TASK).tasks).dedupe_ms == 600_000
+
+
+def test_a_retirement_after_its_successor_leaves_the_name_to_the_successor() -> None:
+    old, new = tasks.parse(TASK).tasks[0], tasks.parse(TASK.replace('"2s"', '"3s"')).tasks[0]
+    table = TaskTable()
+    for record in (old.record(), new.record(), old.record(retired=True)):
+        table.apply(record)
+    assert table.named("support") == new
+    assert table.get(old.fingerprint) == old
