@@ -28,8 +28,8 @@ from schemas.errors import UserError
 from schemas.task import Project, load
 from schemas.topics import topic
 
-READY_S = 120.0
-"""Processes compile on a fresh machine."""
+READY_S = 300.0
+"""On a fresh machine the processes compile their kernels first: half a minute on two idle cores, minutes on busy ones."""
 DRAIN_S = 60.0
 LOOK_EVERY_S = 0.5
 REPORT_FILE, PICTURE_FILE = "demo-report.json", "demo-report.png"
@@ -100,7 +100,7 @@ class _Run:
                 ready.close()
 
     def _serve(self, ready: stack.Stack) -> int:
-        self.view.say("starting the workers and the learner")
+        self.view.say("starting the workers and the learner (the first start on a machine compiles)")
         ready.start(self.supervisor)
         self._wait("the processes did not get ready", READY_S, lambda: all(map(is_ready, ready.metrics_ports.values())))
         self.watch = watch = Watch(ready.settings, self.figures).start()
