@@ -38,8 +38,8 @@ ANSWER_S_MAX = 10.0
 """A broker that says nothing for so long counts as absent at start; later on the learner waits for ever."""
 REFUSED_S_MAX = 3.0
 """The same for one whose host refuses the connection: it may be starting."""
-BATCH_MESSAGES = 512
-"""Messages handed out at once, at most 512 KiB each."""
+BATCH_MESSAGES = 64
+"""Messages handed out at once, at most 512 KiB each: by so much may the limit of waiting bytes be overstepped."""
 QUEUE_KIB = 64 * 1024
 """Bytes that librdkafka fetches ahead."""
 QUIET: dict[str, Any] = {"log_level": 2, "reconnect.backoff.max.ms": 1000}
@@ -114,7 +114,8 @@ class TransitionsReader:
     def __init__(self, settings: CommonSettings, positions: Iterable[Position]) -> None:
         """Raises UserError when a position is not in the log."""
         self._topic = topic(settings.namespace, "transitions")
-        self._paused: set[int] = set()
+        self.paused: set[int] = set()
+        """Partitions that do not flow."""
         self._down = False
         self._consumer = Consumer(
             settings.librdkafka(
@@ -185,12 +186,12 @@ class TransitionsReader:
     def pause_only(self, partitions: Iterable[int]) -> None:
         """Pause exactly these partitions; the others flow."""
         wanted = set(partitions)
-        pause, resume = sorted(wanted - self._paused), sorted(self._paused - wanted)
+        pause, resume = sorted(wanted - self.paused), sorted(self.paused - wanted)
         if pause:
             self._consumer.pause([TopicPartition(self._topic, p) for p in pause])
         if resume:
             self._consumer.resume([TopicPartition(self._topic, p) for p in resume])
-        self._paused = wanted
+        self.paused = wanted
 
     def lag(self, partition: int, next_offset: int) -> int:
         """Records of a partition known to be in the log and not yet handed out; 0 while unknown."""

@@ -157,6 +157,7 @@ class Loop:
         started = time.monotonic()
         for message in messages:
             self._offer(message)
+        self._hold_back()
         if messages or self._blocked is not None:
             self._advance()
             self.metrics.observe("headrace_learner_step_seconds", time.monotonic() - started)
@@ -215,15 +216,20 @@ class Loop:
     def _keep_house(self) -> None:
         self._definitions.poll(0)
         self._learner.anchor = self._writer.anchor()
-        over = self._merge.num_bytes > self._settings.waiting_bytes_max
-        under = self._merge.num_bytes < self._settings.waiting_bytes_max // 2
-        if over:
-            everyone = range(len(self._merge.times_ms))
-            self._reader.pause_only(everyone if self._blocked is not None else self._merge.ahead())
-        elif under:
-            self._reader.pause_only([])
         self._measure()
         self._checkpoint()
+
+    def _hold_back(self) -> None:
+        """Pause partitions that are ahead while too many bytes wait; never the slowest, all others wait for it."""
+        everyone = range(len(self._merge.times_ms))
+        may_wait = set(everyone if self._blocked is not None else self._merge.ahead())
+        limit = self._settings.waiting_bytes_max
+        if self._merge.num_bytes > limit:
+            self._reader.pause_only(may_wait)
+        elif self._merge.num_bytes < limit // 2:
+            self._reader.pause_only([])
+        else:
+            self._reader.pause_only(self._reader.paused & may_wait)
 
     def _measure(self) -> None:
         gauge = self.metrics.set

@@ -247,6 +247,34 @@ def test_malformed_record_and_a_hole_are_reported_and_learning_goes_on(
     snapshots.close()
 
 
+def test_partition_that_is_ahead_is_paused_at_the_limit_and_everything_is_learnt_in_the_end(
+    log: Log, tmp_path: Path
+) -> None:
+    now_ms, limit = int(time.time() * 1000), 1 << 20
+    for step in range(60):
+        log.rows(0, [now_ms + step] * 1000)
+        log.progress(0, now_ms + step + 1)
+    log.producer.flush(30)
+    snapshots = Snapshots(log.bootstrap, log.namespace)
+    with running(settings_of(log.bootstrap, log.namespace, tmp_path, waiting_bytes_max=limit)) as loop:
+        give_up = time.monotonic() + 60
+        while loop.metrics.value("headrace_learner_waiting_bytes") < limit and time.monotonic() < give_up:
+            time.sleep(0.05)
+        time.sleep(1.0)
+        held = loop.metrics.value("headrace_learner_waiting_bytes")
+        lag = loop.metrics.value("headrace_learner_lag_records", partition=0)
+        assert limit <= held
+        for step in range(60):
+            log.rows(1, [now_ms + step])
+            log.progress(1, now_ms + step + 1)
+        for partition in range(PARTITIONS):
+            log.progress(partition, now_ms + 5000)
+        snapshots.wait_for(lambda m: sum(m.rows_learnt.values()) == 60_060)
+    assert held < 6 * limit
+    assert lag > 0, "all was read at once: nothing was paused"
+    snapshots.close()
+
+
 def test_no_broker_is_one_sentence_with_the_remedy(tmp_path: Path) -> None:
     settings = settings_of("127.0.0.1:1", "nobody", tmp_path)
     with pytest.raises(UserError, match=r"no Kafka broker answers at 127\.0\.0\.1:1") as caught:
