@@ -24,7 +24,7 @@ import numpy.typing as npt
 from numba import njit
 
 from learner.chosen import Chosen
-from learner.policy.token_crosses import IDF_BITS, NO_ID, idf_slot, slot_of, weigh
+from learner.policy.token_crosses import CONSTANT, IDF_BITS, NO_ID, idf_slot, slot_of, weigh
 from schemas.blocks import F32, F64, TEXT_TOKEN
 
 SHARE = 3.0
@@ -135,10 +135,10 @@ def idf_of(df: F64, num_rows: float) -> F32:
 @njit(cache=True, nogil=True)
 def _learn(w, precision, df, counts, default, xb, xt, xv, ab, at, av, ids, y, shift):  # type: ignore[no-untyped-def]  # numba
     links = w.shape[1]
-    x_max = 0
+    x_max = 1
     a_max = 1
     for i in range(len(y)):
-        x_max = max(x_max, xb[i + 1] - xb[i])
+        x_max = max(x_max, xb[i + 1] - xb[i] + 1)
         a_max = max(a_max, ab[i + 1] - ab[i] + 1)
     xh, xw = np.empty(x_max, np.uint64), np.empty(x_max)
     ah, aw = np.empty(a_max, np.uint64), np.empty(a_max)
@@ -148,7 +148,8 @@ def _learn(w, precision, df, counts, default, xb, xt, xv, ab, at, av, ids, y, sh
     for i in range(len(y)):
         _refresh_idf(idf, df, counts[0], xt, xb[i], xb[i + 1])
         _refresh_idf(idf, df, counts[0], at, ab[i], ab[i + 1])
-        num_x = weigh(xt, xv, xb[i], xb[i + 1], idf, NO_ID, xh, xw, 0, False)
+        constant = NO_ID if len(ids) > 0 else CONSTANT
+        num_x = weigh(xt, xv, xb[i], xb[i + 1], idf, constant, xh, xw, 0, False)
         id_token = ids[i] if len(ids) > 0 else NO_ID
         num_a = weigh(at, av, ab[i], ab[i + 1], idf, id_token, ah, aw, 0, True)
         num = 0
@@ -202,17 +203,18 @@ def _count(df, tokens, start, stop):  # type: ignore[no-untyped-def]  # numba
 @njit(cache=True, nogil=True)
 def _copy_touched(frozen, w, xb, xt, xv, ab, at, av, ids, shift):  # type: ignore[no-untyped-def]  # numba
     """Copy every slot that these rows' crosses stand in; weights do not matter, so no idf."""
-    x_max = 0
+    x_max = 1
     a_max = 1
     num_rows = len(xb) - 1
     for i in range(num_rows):
-        x_max = max(x_max, xb[i + 1] - xb[i])
+        x_max = max(x_max, xb[i + 1] - xb[i] + 1)
         a_max = max(a_max, ab[i + 1] - ab[i] + 1)
     xh, xw = np.empty(x_max, np.uint64), np.empty(x_max)
     ah, aw = np.empty(a_max, np.uint64), np.empty(a_max)
     no_idf = np.zeros(0, np.float32)
     for i in range(num_rows):
-        num_x = weigh(xt, xv, xb[i], xb[i + 1], no_idf, NO_ID, xh, xw, 0, False)
+        constant = NO_ID if len(ids) > 0 else CONSTANT
+        num_x = weigh(xt, xv, xb[i], xb[i + 1], no_idf, constant, xh, xw, 0, False)
         id_token = ids[i] if len(ids) > 0 else NO_ID
         num_a = weigh(at, av, ab[i], ab[i + 1], no_idf, id_token, ah, aw, 0, True)
         for q in range(num_a):

@@ -18,7 +18,6 @@ from schemas.blocks import F64
 from schemas.task import Task
 
 _NO_IDF = np.zeros(0, np.float32)
-_NO_IDS = np.zeros(0, np.int64)
 
 
 def stack_prior(task: Task, deep: bool, num_links: int) -> F64:
@@ -39,7 +38,8 @@ def deep_rows(step: Chosen, idf: npt.NDArray[Any] | None, task: Task) -> Rows:
     table = _NO_IDF if idf is None else idf
     x_width = network.EMBEDDED_TOKENS if task.context.has_tokens else 0
     a_width = network.EMBEDDED_TOKENS if task.action.has_tokens else 0
-    x_slots, x_weights = _padded(step.x_bounds, step.x_tokens, step.x_values, table, _NO_IDS, False, x_width)
+    joins = token_crosses.constants(len(step), bool(task.actions))
+    x_slots, x_weights = _padded(step.x_bounds, step.x_tokens, step.x_values, table, joins, False, x_width)
     a_slots, a_weights = _padded(step.a_bounds, step.a_tokens, step.a_values, table, step.id_tokens, True, a_width)
     ids = step.ids if len(step.ids) else np.zeros(len(step), np.int64)
     return Rows(step.x, step.a, ids, x_slots, x_weights, a_slots, a_weights, step.y)
@@ -56,7 +56,8 @@ def _padded(
 def chosen_cross(step: Chosen, arrays: Mapping[str, npt.NDArray[Any]]) -> list[F64]:
     """Predictions [(N,), …] of the cross expert's links for the chosen actions, by the given arrays."""
     idf = arrays.get("cross_idf", _NO_IDF)
-    x_tokens = token_crosses.weigh_side(step.x_bounds, step.x_tokens, step.x_values, idf, _NO_IDS, False)
+    joins = token_crosses.constants(len(step), len(step.ids) > 0)
+    x_tokens = token_crosses.weigh_side(step.x_bounds, step.x_tokens, step.x_values, idf, joins, False)
     a_tokens = token_crosses.weigh_side(step.a_bounds, step.a_tokens, step.a_values, idf, step.id_tokens, True)
     stats = np.zeros(6)
     stats[network.CROSS_BASE] = float(arrays["base"])

@@ -43,8 +43,8 @@ class TaskLearner:
         """`device`: "cpu" or "cuda"; Gram products and the deep expert run there, everything else on the CPU."""
         self._task = task
         self._floor = max(VAR_FLOOR * (task.reward.max - task.reward.min) ** 2, 1e-300)
-        options, has_tokens = task.learner, task.context.has_tokens or task.action.has_tokens
-        crossed = task.context.has_tokens and (task.action.has_tokens or bool(task.actions))
+        options = task.learner
+        crossed = task.action.has_tokens or (task.context.has_tokens and bool(task.actions))
         self._wide = WideHeads(task, device, self._floor)
         self._cross = (
             Cross(options.cross_bits, task.reward.binary, task.context.has_text or task.action.has_text)
@@ -52,7 +52,6 @@ class TaskLearner:
             else None
         )
         self._deep = Deep(task, device) if options.deep else None
-        self._has_tokens = has_tokens
         self._stack = Stack(stack_prior(task, self._deep is not None, self._cross.num_links if self._cross else 0))
         self._drift = DriftTest()
         self._pending: list[Chosen] = []

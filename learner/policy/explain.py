@@ -42,7 +42,7 @@ class CandidateTerms:
     wide: dict[str, float]
     """Dense context feature → what the wide expert adds for it, stacked; empty when the side was projected."""
     tokens: I32
-    """(T,) context tokens as logged."""
+    """(T,) context tokens as logged; without a catalogue the constant follows, which stands for the action alone."""
     linear: F64
     """(T,) what each token adds through the linear cross expert, stacked; zeros without that expert."""
     logistic: F64
@@ -85,7 +85,9 @@ def candidate_terms(
         names = task.context.columns()
         wide = {name: float(stack["wide"] * e * z) for name, e, z in zip(names, effects, zx, strict=True)}
     linear, logistic = _token_terms(ready, features, candidate)
-    return CandidateTerms(wide, features.context_tokens, linear * stack.get("cross linear", 0.0), logistic)
+    joins = token_crosses.constants(1, ready.z_actions is not None)
+    tokens = np.concatenate([features.context_tokens, joins]).astype(np.int32)
+    return CandidateTerms(wide, tokens, linear * stack.get("cross linear", 0.0), logistic)
 
 
 def _context_effects(ready: network.Prepared, features: FeatureColumns, candidate: int) -> F64:
@@ -102,16 +104,16 @@ def _context_effects(ready: network.Prepared, features: FeatureColumns, candidat
 
 def _token_terms(ready: network.Prepared, features: FeatureColumns, candidate: int) -> tuple[F64, F64]:
     """(T,) each, of the linear and of the logistic link, for the context's tokens and one candidate."""
-    none = np.zeros(len(features.context_tokens))
+    shared = ready.z_actions is not None
+    x_tokens = network.context_tokens(features, ready.idf, shared)
+    none = np.zeros(int(x_tokens[0][-1]))
     if "cross" not in ready:
         return none, none
-    x_tokens = network.context_tokens(features, ready.idf)
     a_tokens = ready.a_tokens
     if a_tokens is None:
         a_tokens = network.action_tokens(features, ready.idf, np.zeros(0, np.int64))
     table = np.asarray(ready["cross"])
     bits = int(table.shape[0]).bit_length() - 1
-    shared = ready.z_actions is not None
     owners, slots, values = token_crosses.places(bits, features.num_candidates, shared, *x_tokens, *a_tokens)
     mine = owners == candidate
     terms = (table[slots[mine]] * values[mine, None]).reshape(-1, len(none), table.shape[1]).sum(0)

@@ -135,7 +135,7 @@ def _tokens(ready: Prepared, features: FeatureColumns) -> tuple[token_crosses.To
     """Weighed tokens of contexts and candidates; nothing when no expert looks at tokens."""
     if "cross" not in ready and "deep_embedding" not in ready:
         return _NO_TOKENS, _NO_TOKENS
-    x_tokens = context_tokens(features, ready.idf)
+    x_tokens = context_tokens(features, ready.idf, ready.a_tokens is not None)
     if ready.a_tokens is not None:
         return x_tokens, ready.a_tokens
     return x_tokens, action_tokens(features, ready.idf, _NO_IDS)
@@ -192,12 +192,13 @@ def _ones_where_constant(wide: Any, catalogue: bool) -> Any:
     return ones
 
 
-def context_tokens(features: FeatureColumns, idf: Any) -> token_crosses.Tokens:
-    """Weighed tokens of the contexts; owners without tokens when the task has none."""
+def context_tokens(features: FeatureColumns, idf: Any, catalogue: bool) -> token_crosses.Tokens:
+    """Weighed tokens of the contexts; without a catalogue a constant joins them."""
     counts = features.context_token_counts
     bounds = token_crosses.bounds_of(counts if len(counts) else np.zeros(len(features), np.int32))
     tokens, values = features.context_tokens, features.context_token_values
-    return token_crosses.weigh_side(bounds, tokens, values, idf, _NO_IDS, False)
+    joins = token_crosses.constants(len(features), catalogue)
+    return token_crosses.weigh_side(bounds, tokens, values, idf, joins, False)
 
 
 def action_tokens(features: FeatureColumns, idf: Any, ids: I64) -> token_crosses.Tokens:

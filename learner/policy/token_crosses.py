@@ -3,7 +3,9 @@
 Owns the arithmetic that worker and learner must share to the last bit, as numba loops over flat columns. Knows nothing
 of tasks, of what is in the table or of how it is learnt. Tokens of one owner (a context or a candidate):
 
-    raw value · idf (text only)  →  scaled to norm 1  →  the declared action's own id joins with equal weight
+    raw value · idf (text only)  →  scaled to norm 1  →  one more token joins with equal weight:
+        a declared action's own id; or, without a catalogue, a constant on the context's side, whose crosses are the
+        main effects of the action's tokens (a catalogue has the wide head for them, which unlike this one is exact)
 
 A cross of a context token p and an action token q has the value v_p · v_q and the table slot ``slot_of``.
 
@@ -23,7 +25,9 @@ from schemas.blocks import F32, F64, I32, I64, TEXT_TOKEN, U64
 IDF_BITS = 16
 """The idf table has 2**16 slots: 256 KiB, and BANKING77's 32,000 tokens rarely meet there."""
 NO_ID = -1
-"""Instead of an id token: the candidate comes from no declared catalogue."""
+"""Nothing joins."""
+CONSTANT = (1 << 30) - 1
+"""The context's constant token, where there is no catalogue."""
 
 _MIX_1 = np.uint64(0xFF51AFD7ED558CCD)
 _MIX_2 = np.uint64(0xC4CEB9FE1A85EC53)
@@ -35,6 +39,11 @@ _S33 = np.uint64(33)
 def id_tokens(action_keys: U64) -> I64:
     """The token (K,) that stands for each declared action's id: 30 bits of its key."""
     return (action_keys >> np.uint64(34)).astype(np.int64)
+
+
+def constants(num_owners: int, catalogue: bool) -> I64:
+    """What joins the contexts' tokens: `CONSTANT` each (n,), or nothing (0,) with a catalogue."""
+    return np.full(0 if catalogue else num_owners, CONSTANT, np.int64)
 
 
 def bounds_of(counts: I32) -> I64:
@@ -101,7 +110,7 @@ def weigh(tokens, values, start, stop, idf, id_token, hashes, weights, offset, i
     for t in range(offset, end):
         weights[t] *= share
     if id_token >= 0:
-        hashes[end] = action_hash(id_token)
+        hashes[end] = action_hash(id_token) if is_action else context_hash(id_token)
         weights[end] = np.sqrt(0.5) if total > 0.0 else 1.0
         end += 1
     return end
@@ -109,7 +118,7 @@ def weigh(tokens, values, start, stop, idf, id_token, hashes, weights, offset, i
 
 @njit(cache=True, nogil=True)
 def weigh_side(bounds: I64, tokens: I32, values: F32, idf: F32, ids: I64, is_action: bool) -> tuple[I64, U64, F64]:
-    """All owners of one side: bounds (n + 1,), hashes (T,) and weights (T,). `ids` (n,) id tokens, or (0,)."""
+    """All owners of one side: bounds (n + 1,), hashes (T,) and weights (T,). `ids` (n,) tokens that join, or (0,)."""
     num_owners = len(bounds) - 1
     out_bounds = np.zeros(num_owners + 1, np.int64)
     hashes = np.empty(len(tokens) + len(ids), np.uint64)
