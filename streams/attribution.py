@@ -108,7 +108,7 @@ def settle_match(
 @njit(**SMALL)
 def has(done: np.ndarray, name: int) -> bool:
     """Whether the bit of task name `name` is set."""
-    return (done[name >> 6] >> np.uint64(name & 63)) & np.uint64(1) != 0
+    return bool((done[name >> 6] >> np.uint64(name & 63)) & np.uint64(1) != 0)
 
 
 @njit(**SMALL)
@@ -166,7 +166,7 @@ def first_of(decisions: Ring, seq: int) -> int:
     if not record.marks & DUPLICATE:
         return seq
     first = seq - np.int64(record.first)
-    return first if record.first != 0 and first >= decisions.cursor[HEAD] else NONE
+    return int(first) if record.first != 0 and first >= decisions.cursor[HEAD] else NONE
 
 
 @njit(**KERNEL)
@@ -222,7 +222,7 @@ def _waits_for(pendings: Ring, waiting: int, decisions: Ring, seq: int, rules: R
         return False
     names_one = outcome.words[0] != 0 or outcome.words[1] != 0
     if by_id:
-        return names_one and outcome.words[0] == record.words[0] and outcome.words[1] == record.words[1]
+        return bool(names_one and outcome.words[0] == record.words[0] and outcome.words[1] == record.words[1])
     return not names_one and outcome.words[2] == record.words[2]
 
 
@@ -277,4 +277,4 @@ def take_pending(
 @njit(**SMALL)
 def num_waiting(pendings: Ring) -> int:
     """Outcomes in the ring."""
-    return pendings.cursor[TAIL] - pendings.cursor[HEAD]
+    return int(pendings.cursor[TAIL] - pendings.cursor[HEAD])

@@ -24,76 +24,30 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
-from schemas.blocks import KIND_TRANSITION, DecisionBlock, OutcomeBlock, Tick, TransitionBlock
+from schemas.blocks import I64, KIND_TRANSITION, DecisionBlock, OutcomeBlock, Tick, TransitionBlock
 from schemas.bounds import BadRecord
 from schemas.chain import START, Chain, ChainReader
-from schemas.records import (
-    NO_TIME_MS,
-    OUTCOME_BUCKETS,
-    ChainPosition,
-    DecisionBucket,
-    Progress,
-    Resume,
-)
+from schemas.records import NO_TIME_MS, ChainPosition, Progress, Resume
 from schemas.task import TaskTable
-from streams.attribution import COPIES, PENDING_COUNT, USED
+from streams.attribution import PENDING_COUNT
+from streams.join_counts import NUM_COUNTS, OPEN, OUTCOMES_AT, USES_AT, count_from, decision_counts, outcome_counts
 from streams.join_definitions import Definitions
 from streams.join_emit import ChainTail, Segment, new_closing
+from streams.join_folding import Offered, Told, fold_decisions, fold_outcomes
 from streams.join_history import Candidate, Candidates, History
 from streams.join_index import DECISION, OUTCOME, PENDING, PagedRing
 from streams.join_intake import owned, take_in
-from streams.join_kernels import (
-    NUM_COUNTS,
-    OPEN,
-    OUTCOMES_AT,
-    USES_AT,
-    Offered,
-    State,
-    Told,
-    close_rows,
-    fold_decisions,
-    fold_outcomes,
-    settle_pendings,
-)
-from streams.reward import make_room, new_nodes
+from streams.join_kernels import RUN_ROWS, State, close_rows, settle_pendings
+from streams.join_limits import Gap, JoinLimits, UnknownTask
+from streams.reward import NODE, USED, make_room, new_nodes
+
+__all__ = ["Gap", "JoinLimits", "JoinPartition", "UnknownTask"]
 
 _RETAINED_SPACING_MS = 1_000
 """Records are let go in steps of this much log time: what is still there is judged by its own T."""
-
-_DECISION_NAMES = tuple(bucket.label for bucket in DecisionBucket)
-
-
-class Gap(Exception):
-    """The journal record at `expected` was skipped: the fold cannot go on. Restart the partition from its Progress."""
-
-    def __init__(self, partition: int, expected: int, got: int) -> None:
-        super().__init__(f"journal partition {partition}: expected offset {expected}, got {got}; restart the partition")
-        self.partition, self.expected, self.got = partition, expected, got
-
-
-class UnknownTask(Exception):
-    """A DecisionBlock under a definition that the task table does not have yet. Nothing was changed: fold again."""
-
-    def __init__(self, partition: int, offset: int, fingerprint: bytes) -> None:
-        super().__init__(
-            f"journal partition {partition} offset {offset}: task definition {fingerprint.hex()} has not been read "
-            "from the tasks topic; fold again when it has, or apply it again"
-        )
-        self.partition, self.offset, self.fingerprint = partition, offset, fingerprint
-
-
-@dataclass(frozen=True, slots=True)
-class JoinLimits:
-    """Rule 14: what one partition holds at most. Part of the result: every worker must use the same."""
-
-    num_open_max: int = 1_000_000
-    """Open decisions; beyond it the oldest close early, flagged as cut."""
-    num_pending_max: int = 100_000
-    """Outcomes waiting for a decision; beyond it the oldest settle."""
 
 
 class JoinPartition:
@@ -106,7 +60,7 @@ class JoinPartition:
         resume: Resume | None = None,
         chains: Mapping[Chain, int] | None = None,
         counted: Progress | None = None,
-        limits: JoinLimits = JoinLimits(),
+        limits: JoinLimits | None = None,
     ) -> None:
         """Start at `resume` (None: at the first record folded), with `chains` accepted and `counted` counted.
 
@@ -121,7 +75,7 @@ class JoinPartition:
         """The offset that `fold` takes next, None before the first."""
         self.num_bad = 0
         """Journal records that could not be decoded, in this object's life."""
-        self._limits = limits
+        self._limits = limits or JoinLimits()
         self._definitions = Definitions(tasks)
         self._accepted = dict(chains or {})
         self._sources = {(mark.topic, mark.partition): mark.offset for mark in start.sources}
@@ -138,7 +92,7 @@ class JoinPartition:
         self._history = History(start)
         self._candidates = Candidates()
         if counted:
-            self._count_from(counted)
+            count_from(self._counts, counted)
 
     @property
     def num_open(self) -> int:
@@ -151,6 +105,12 @@ class JoinPartition:
         return int(self._counts[OUTCOMES_AT + PENDING_COUNT])
 
     @property
+    def memory_bytes(self) -> int:
+        """Memory of indexes and records, without the columns of open decisions."""
+        rings = (self._decisions, self._outcomes, self._pendings)
+        return sum(ring.memory_bytes for ring in rings) + int(self._held.cursor[USED]) * NODE.itemsize
+
+    @property
     def sources(self) -> dict[tuple[str, int], int]:
         """Last offset folded per (source topic, source partition)."""
         return dict(self._sources)
@@ -160,8 +120,8 @@ class JoinPartition:
         """Counts by bucket of both identities (rule 17), uses per task name, and records that were not decodable."""
         uses = {name: int(self._counts[USES_AT + index]) for name, index in self._definitions.names.items()}
         return {
-            "decisions": _decision_counts(self._counts),
-            "outcomes": _outcome_counts(self._counts),
+            "decisions": decision_counts(self._counts),
+            "outcomes": outcome_counts(self._counts),
             "uses": uses,
             "journal": {"undecodable": self.num_bad},
         }
@@ -229,8 +189,8 @@ class JoinPartition:
             transitions_offset=transitions_offset,
             chains=tuple(ChainPosition(*chain, hwm) for chain, hwm in sorted(reader.hwm.items())),
             resume=found.resume,
-            decision_counts=_decision_counts(found.counts),
-            outcome_counts=_outcome_counts(found.counts),
+            decision_counts=decision_counts(found.counts),
+            outcome_counts=outcome_counts(found.counts),
         )
 
     # ---- the fold, step by step
@@ -255,8 +215,8 @@ class JoinPartition:
             while retained and retained[0][0] + held_ms < self.time_ms:
                 ring.evict(retained.popleft()[1])
 
-    def _close(self, tail: ChainTail, segment: Segment, runs: np.ndarray, is_cut: bool, counting: bool) -> None:
-        num_rows = int(runs[:, 3].sum())
+    def _close(self, tail: ChainTail, segment: Segment, runs: I64, is_cut: bool, counting: bool) -> None:
+        num_rows = int(runs[:, RUN_ROWS].sum())
         closing = new_closing(num_rows, segment.columns.num_slots)
         close_rows(self._state(), self._definitions.rules, runs, tail.definition, is_cut, counting, closing)
         tail.close(segment, closing)
@@ -346,26 +306,9 @@ class JoinPartition:
             self._decisions.arrays, self._outcomes.arrays, self._pendings.arrays, self._held, self._counts, self._done
         )
 
-    def _count_from(self, counted: Progress) -> None:
-        """Go on from the counts of `counted`; what is open or pending is found again."""
-        for code, name in enumerate(_DECISION_NAMES):
-            self._counts[code] = counted.decision_counts.get(name, 0)
-        for place, name in enumerate((*OUTCOME_BUCKETS[:PENDING_COUNT], "pending", "copies")):
-            if place != PENDING_COUNT:
-                self._counts[OUTCOMES_AT + place] = counted.outcome_counts.get(name, 0)
-
 
 def _retain(retained: deque[tuple[int, int]], time_ms: int, seq: int) -> None:
     """Records before `seq` were written by log time `time_ms`."""
     if len(retained) > 1 and time_ms < retained[-2][0] + _RETAINED_SPACING_MS:
         retained.pop()
     retained.append((time_ms, seq))
-
-
-def _decision_counts(counts: np.ndarray) -> dict[str, int]:
-    return dict(zip((*_DECISION_NAMES, "open"), counts[: OPEN + 1].tolist(), strict=True))
-
-
-def _outcome_counts(counts: np.ndarray) -> dict[str, int]:
-    stop = OUTCOMES_AT + COPIES + 1
-    return dict(zip((*OUTCOME_BUCKETS, "copies"), counts[OUTCOMES_AT + USED : stop].tolist(), strict=True))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -71,9 +72,8 @@ class ClosedRows:
 
     def drop(self, num_rows: int) -> ClosedRows:
         """Without the first `num_rows`."""
-        return ClosedRows(
-            self.segment, self.start + num_rows, Closing(*(column[num_rows:] for column in self.closing)), self.shape
-        )
+        columns: list[Any] = [column[num_rows:] for column in self.closing]
+        return ClosedRows(self.segment, self.start + num_rows, Closing(*columns), self.shape)
 
 
 def new_closing(num_rows: int, num_slots: int) -> Closing:

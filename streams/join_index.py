@@ -101,7 +101,8 @@ class Ring(NamedTuple):
 @njit(**SMALL)
 def place(ring: Ring, seq: int) -> int:
     """Where record `seq` stands in ``ring.records``."""
-    return (ring.pages[(seq >> PAGE_BITS) & (ring.pages.shape[0] - 1)] << PAGE_BITS) | (seq & _PAGE_MASK)
+    page = ring.pages[(seq >> PAGE_BITS) & (ring.pages.shape[0] - 1)]
+    return int((page << PAGE_BITS) | (seq & _PAGE_MASK))
 
 
 @njit(**SMALL)
@@ -109,7 +110,7 @@ def bucket_of(ring: Ring, index: int, word: np.uint64) -> int:
     """Chain of a hashed word; words are hashes already, the product only spreads hand-made ones."""
     mask = ring.cursor[MASK + 2 * index]
     bucket = np.int64((word * _GOLDEN) >> _HASH_SHIFT) & mask
-    return bucket if bucket < ring.cursor[BUCKETS + 2 * index] else bucket & (mask >> 1)
+    return int(bucket if bucket < ring.cursor[BUCKETS + 2 * index] else bucket & (mask >> 1))
 
 
 @njit(**SMALL)
@@ -125,7 +126,7 @@ def older(ring: Ring, index: int, seq: int) -> int:
     """Next older record of the chain, or NONE."""
     steps = np.int64(ring.records[place(ring, seq)].links[index])
     found = seq - steps
-    return found if steps > 0 and found >= ring.cursor[HEAD] else NONE
+    return int(found) if steps > 0 and found >= ring.cursor[HEAD] else NONE
 
 
 @njit(**SMALL)
@@ -198,7 +199,7 @@ def touch(ring: Ring, index: int, words: npt.NDArray[np.uint64], first: int, dee
         seq = heads[bucket_of(ring, index, words[row])]
         if seq >= ring.cursor[HEAD]:
             total += ring.records[place(ring, seq)].time
-    return total
+    return int(total)
 
 
 class PagedRing:
@@ -207,7 +208,8 @@ class PagedRing:
     def __init__(self, dtype: np.dtype[Any], num_indexes: int) -> None:
         self._num_indexes = num_indexes
         self._free: list[int] = []
-        self._num_pages = 0
+        self.num_pages = 0
+        """Pages that have memory."""
         heads = [np.zeros(64 if index < num_indexes else 1, np.int64) for index in range(2)]
         cursor = np.array([1, 1, 64, 63, 64, 63], np.int64)
         self.arrays = Ring(np.zeros(PAGE_ROWS, dtype), np.zeros(8, np.int64), cursor, heads[0], heads[1])
@@ -226,6 +228,12 @@ class PagedRing:
     def tail(self) -> int:
         """Sequence number of the next record."""
         return int(self.arrays.cursor[TAIL])
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory that has been written to: pages and chains; what is only reserved costs nothing."""
+        chains = sum(int(self.arrays.cursor[BUCKETS + 2 * index]) for index in range(self._num_indexes))
+        return self.num_pages * PAGE_ROWS * self.arrays.records.itemsize + 8 * chains + self.arrays.pages.nbytes
 
     def reserve(self, num_rows: int) -> None:
         """Make room for `num_rows` more records and for the chains they need."""
@@ -256,11 +264,11 @@ class PagedRing:
             pages = grown
         for page in range(self._mapped, last + 1):
             if not self._free:
-                self._free.append(self._num_pages)
-                self._num_pages += 1
+                self._free.append(self.num_pages)
+                self.num_pages += 1
             pages[page & (len(pages) - 1)] = self._free.pop()
         self._mapped = last + 1
-        self._grow_records(self._num_pages << PAGE_BITS)
+        self._grow_records(self.num_pages << PAGE_BITS)
 
     def _grow_records(self, wanted: int) -> None:
         records = self.arrays.records

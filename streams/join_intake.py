@@ -108,7 +108,8 @@ def _is_tight(columns: list[npt.NDArray[Any]]) -> bool:
 def own(columns: DecisionColumns) -> DecisionColumns:
     """`columns` with every array owned, contiguous and writable."""
     features = FeatureColumns(**{name: owned(getattr(columns.features, name)) for name in _FEATURES})
-    return replace(columns, features=features, **{name: owned(getattr(columns, name)) for name in _DECISIONS})
+    owned_columns: dict[str, Any] = {name: owned(getattr(columns, name)) for name in _DECISIONS}
+    return replace(columns, features=features, **owned_columns)
 
 
 def owned(column: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -68,7 +68,7 @@ def take_node(held: Nodes, slot: int, kind: int) -> int:
     node.type = kind
     node.count = 0
     node.value = 0.0
-    return index
+    return int(index)
 
 
 @njit(**KERNEL)

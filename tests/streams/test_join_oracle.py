@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from schemas.blocks import TransitionBlock
 from schemas.chain import Accepted, Chain, ChainReader, Fork
@@ -38,8 +41,8 @@ def expected_rows(brute: BruteForceJoin) -> dict[bytes, list[Row]]:
     """As float32, like a transition."""
     return {
         fingerprint: [
-            Row(r.position, r.closed_at, r.bucket, r.flags, tuple(np.float32(r.rewards).tolist()), r.num_outcomes, r.version)
-            for r in rows
+            replace(row, rewards=tuple(np.float32(row.rewards).tolist()))
+            for row in rows
         ]
         for fingerprint, rows in brute.rows.items()
     }  # fmt: skip
@@ -89,7 +92,7 @@ class Log:
         self.records: list[TransitionBlock | Progress] = []
 
     def read(self) -> tuple[ChainReader, Progress | None, list[tuple[TransitionBlock, int]]]:
-        """Read from the start by rules 7 and 8: (reader, newest countable Progress, [(accepted block, first new row)])."""
+        """Read from the start by rules 7 and 8: (reader, newest countable Progress, [(block, its first new row)])."""
         reader, counted, taken = ChainReader(), None, []
         for record in self.records:
             if isinstance(record, Progress):
@@ -210,3 +213,31 @@ def finish(log: Log, worker: JoinPartition, journal: Journal, truth: Truth) -> N
 @pytest.mark.parametrize("seed", range(120))
 def test_no_restart_zombie_lost_or_late_write_changes_a_row_or_a_count(seed: int) -> None:
     simulate(seed)
+
+
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 2**32),
+    variant=st.integers(0, 4),
+    num_open_max=st.sampled_from([1, 4, 10**6]),
+    num_pending_max=st.sampled_from([0, 2, 10**5]),
+    restart=st.floats(0, 1),
+)
+def test_a_successor_says_what_its_predecessor_would_have_said(
+    seed: int, variant: int, num_open_max: int, num_pending_max: int, restart: float
+) -> None:
+    """One restart, from the Progress of any tick; limits as tight as they come."""
+    tasks, limits = world_tasks(variant), JoinLimits(num_open_max, num_pending_max)
+    journal = make_journal(seed, tasks, 40)
+    truth, log = Truth(tasks, journal, limits), Log()
+    first = JoinPartition(0, table_of(tasks), limits=limits)
+    for record in journal[: round(restart * len(journal))]:
+        first.fold(*record)
+        log.records.extend(first.emit())
+        reader, _, _ = log.read()
+        said = first.progress(reader, len(log.records))
+        if said is not None:
+            log.records.append(said)
+    reader, counted, _ = log.read()
+    resume = counted.resume if counted else None
+    finish(log, JoinPartition(0, table_of(tasks), resume, reader.hwm, counted, limits), journal, truth)

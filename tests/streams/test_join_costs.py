@@ -1,0 +1,152 @@
+"""What the join costs: Python calls per record whatever its rows, memory per open decision, bytes per block."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from schemas.blocks import DecisionBlock, Tick
+from schemas.codec import decode, encode
+from schemas.registry import FileRegistry
+from schemas.task import Task, TaskTable
+from streams.join import JoinPartition
+from streams.join_emit import BLOCK_BYTES_MAX, BLOCK_ROWS_MAX
+from tests.oracle.join_world import SECOND, Told, decisions, make_task, outcomes
+
+
+def many_decisions(task: Task, num_rows: int, first: int = 0) -> DecisionBlock:
+    """A block of decisions with ids and subjects of their own."""
+    template = decisions(task, [(0, 0, (0,))])
+    columns = type(template.columns).concat([template.columns] * num_rows)
+    keys = np.stack([np.arange(first, first + num_rows), np.full(num_rows, 7)], axis=1).astype(np.uint64)
+    return replace(
+        template,
+        decision_keys=keys * np.uint64(0x9E3779B97F4A7C15),
+        subject_keys=keys[:, 0].copy(),
+        request_partitions=np.zeros(num_rows, np.int32),
+        request_offsets=np.arange(num_rows, dtype=np.int64),
+        columns=columns,
+    )
+
+
+def python_calls(action: Callable[[], object]) -> int:
+    """Calls of Python and of C functions from Python while `action` runs."""
+    total = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal total
+        total += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        action()
+    finally:
+        sys.setprofile(None)
+    return total
+
+
+def calls_of_one_round(num_rows: int) -> list[int]:
+    """Python calls of fold and emit for blocks of `num_rows`, once the arrays have grown and all is compiled."""
+    task = make_task("a", 100)
+    join = JoinPartition(0, TaskTable([task]))
+    # 3,900 rows need no page and no chains beyond those of 3,100
+    join.fold(0, 10_000 * SECOND, many_decisions(task, 3_100))
+    join.fold(1, 10_000 * SECOND, outcomes([Told(row + 1, row) for row in range(3_100)], 0))
+    join.fold(2, 10_101 * SECOND, Tick())
+    join.emit()
+    told = [Told(row + 10_001, row + 10_000) for row in range(num_rows)]
+    block, heard = many_decisions(task, num_rows, 10_000), outcomes(told, 10_000)
+    counted = [
+        python_calls(lambda: join.fold(3, 10_200 * SECOND, block)),
+        python_calls(lambda: join.fold(4, 10_201 * SECOND, heard)),
+        python_calls(lambda: join.fold(5, 10_301 * SECOND, Tick())),
+        python_calls(join.emit),
+    ]
+    assert join.stats["decisions"]["joined"] == 3_100 + num_rows
+    return counted
+
+
+def test_python_calls_of_fold_and_emit_do_not_grow_with_the_rows_of_a_block() -> None:
+    assert calls_of_one_round(800) == calls_of_one_round(8)
+    assert sum(calls_of_one_round(8)) < 500
+
+
+def test_memory_per_open_decision_stays_within_200_bytes_and_flat() -> None:
+    task = make_task("a", 600)
+    join = JoinPartition(0, TaskTable([task]))
+    block_rows, num_open = 4_096, 100_000
+    held = []
+    for offset, first in enumerate(range(0, 8 * num_open, block_rows)):
+        now = (10_000 + 600 * first // num_open) * SECOND
+        join.fold(offset, now, many_decisions(task, block_rows, first))
+        join.emit()
+        held.append(join.memory_bytes / max(join.num_open, num_open))
+    assert join.num_open > num_open
+    assert max(held) <= 200
+    assert max(held[len(held) // 2 :]) == min(held[len(held) // 2 :])
+
+
+@pytest.mark.parametrize("num_candidates", [1, 40, 2_000])
+def test_no_block_is_larger_than_512_kib_when_encoded_and_none_is_needlessly_small(num_candidates: int) -> None:
+    task = make_task("a", 100)
+    registry = FileRegistry()
+    block = many_decisions(task, 3_000 // num_candidates + 3_000)
+    block = with_candidates(block, num_candidates)
+    join = JoinPartition(0, TaskTable([task]))
+    join.fold(0, 10_000 * SECOND, block)
+    join.fold(1, 10_101 * SECOND, Tick())
+    blocks = join.emit()
+    sizes = [len(encode(each, registry)) for each in blocks]
+    assert max(sizes) <= BLOCK_BYTES_MAX
+    assert sum(map(len, blocks)) == len(block)
+    assert len(blocks) <= 1 + 3 * sum(sizes) // BLOCK_BYTES_MAX
+    for before, after in pairwise(blocks):
+        assert after.prev == before.last
+    for each in blocks:
+        decoded = decode(encode(each, registry), registry)
+        np.testing.assert_array_equal(decoded.positions, each.positions)
+
+
+def with_candidates(block: DecisionBlock, num_candidates: int) -> DecisionBlock:
+    """The same decisions with this many candidates each, and every propensity as long as it can be."""
+    num_rows = len(block)
+    propensities = np.full((num_rows, num_candidates), (1 << 24) // num_candidates, np.int32)
+    propensities[:, 0] += (1 << 24) - propensities[0].sum()
+    features = replace(
+        block.columns.features,
+        num_candidates=np.full(num_rows, num_candidates, np.int32),
+        actions=np.ones((num_rows * num_candidates, 1), np.float32),
+        action_keys=np.arange(1, num_rows * num_candidates + 1, dtype=np.uint64),
+    )
+    return replace(block, columns=replace(block.columns, features=features, propensities=propensities.reshape(-1)))
+
+
+def test_small_closed_blocks_leave_together() -> None:
+    task = make_task("a", 100)
+    join = JoinPartition(0, TaskTable([task]))
+    for offset in range(50):
+        join.fold(offset, 10_000 * SECOND, many_decisions(task, 3, 3 * offset))
+    join.fold(50, 10_101 * SECOND, Tick())
+    (block,) = join.emit()
+    assert len(block) == 150
+    assert BLOCK_ROWS_MAX == 65_535
+
+
+def test_views_of_a_large_buffer_are_not_kept() -> None:
+    task = make_task("a", 100)
+    block = many_decisions(task, 4)
+    batch = np.zeros(1 << 20, np.uint8)
+    part = batch[: block.columns.features.context.nbytes].view(np.float32).reshape(4, 1)
+    part[:] = block.columns.features.context
+    block = replace(block, columns=replace(block.columns, features=replace(block.columns.features, context=part)))
+    join = JoinPartition(0, TaskTable([task]))
+    join.fold(0, 10_000 * SECOND, block)
+    batch[:] = 0xFF
+    join.fold(1, 10_101 * SECOND, Tick())
+    (emitted,) = join.emit()
+    assert np.isfinite(emitted.columns.features.context).all()
