@@ -74,7 +74,7 @@ def project(namespace: str, reply: str = "journal-first") -> Project:
 class DeciderProcess(WorkerProcess):
     """`headrace worker decide` without the command line."""
 
-    def __init__(self, settings: CommonSettings, folder: Path, **environment: Any) -> None:
+    def __init__(self, settings: CommonSettings, folder: Path, start: str = START, **environment: Any) -> None:
         self.port = free_port()
         self.log = folder / f"decide-{self.port}.log"
         values = {
@@ -91,7 +91,7 @@ class DeciderProcess(WorkerProcess):
         env.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", START], env=env, stdout=out, stderr=subprocess.STDOUT
+                [sys.executable, "-c", start], env=env, stdout=out, stderr=subprocess.STDOUT
             )
 
 

@@ -13,8 +13,8 @@ from schemas.blocks import PROPENSITY_ONE
 from schemas.codec import decode, encode
 from schemas.keys import partition_of
 from schemas.records import Candidate, Decision, DecisionRequest
-from tests.kafka.decider_process import DeciderProcess, Shop, decider, journaled, project, route
-from tests.kafka.workers import REGISTRY, read_all, set_up
+from tests.kafka.decider_process import START, DeciderProcess, Shop, decider, journaled, project, route
+from tests.kafka.workers import REGISTRY, read_all, set_up, until
 
 
 def test_answers_come_in_the_format_of_the_request_and_agree_with_the_journal(
@@ -169,6 +169,54 @@ def test_a_second_worker_shares_the_partitions(broker: str, namespace: str, tmp_
         assert second.stop()[0] == 0
     shop.close()
     assert len(journaled(settings)) == number
+
+
+POISON = (
+    """
+import streams.decide as decide
+sound = decide.problem_of
+def poisoned(request, task):
+    if request.decision_id == "r-13":
+        raise ZeroDivisionError("poison")
+    return sound(request, task)
+decide.problem_of = poisoned
+"""
+    + START
+)
+
+
+def test_a_request_that_our_own_code_fails_on_harms_only_itself(broker: str, namespace: str, tmp_path: Path) -> None:
+    settings = set_up(broker, project(namespace))
+    shop = Shop(settings)
+    for number in range(40):
+        shop.send(route(number))
+    shop.flush()
+    with decider(settings, tmp_path, start=POISON) as process:
+        shop.collect(40)
+        until(lambda: process.metric("headrace_decide_internal_errors_total") == 1, 10)
+        assert process.stop()[0] == 0
+    shop.close()
+    answers = shop.decided()
+    assert {decision_id for decision_id, (answer,) in answers.items() if answer["reason"] == "invalid"} == {"r-13"}
+    assert answers["r-13"][0]["actions"] == ["refund"]
+    (letter,) = [letter for *_, letter in read_all(settings, "dead-letters", 1)]
+    assert (letter.reason, b'"r-13"' in letter.first_bytes) == ("internal-error", True)
+    assert len(journaled(settings)) == 39
+
+
+def test_a_backlog_is_answered_with_baselines_and_says_so(broker: str, namespace: str, tmp_path: Path) -> None:
+    settings = set_up(broker, project(namespace))
+    shop = Shop(settings)
+    for number in range(800):
+        shop.send(route(number))
+    shop.flush()
+    with decider(settings, tmp_path, decide_batch_max=16, decide_backlog_max=100) as process:
+        shop.collect(800)
+        assert process.stop()[0] == 0
+    shop.close()
+    reasons = [answers[0]["reason"] for answers in shop.decided().values()]
+    assert set(reasons) == {"overload", "no-snapshot"}
+    assert len(journaled(settings)) == 800
 
 
 @pytest.mark.parametrize(
