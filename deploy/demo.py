@@ -29,7 +29,7 @@ from schemas.task import Project, load
 from schemas.topics import topic
 
 READY_S = 300.0
-"""On a fresh machine the processes compile their kernels first: half a minute on two idle cores, minutes on busy ones."""
+"""On a fresh machine the processes compile first: half a minute on two idle cores, minutes on busy ones."""
 DRAIN_S = 60.0
 LOOK_EVERY_S = 0.5
 REPORT_FILE, PICTURE_FILE = "demo-report.json", "demo-report.png"
