@@ -45,6 +45,8 @@ HOUSEKEEPING_S = 0.25
 START_S_MAX = 15.0
 BEHIND_RECORDS = 64
 """The slowest partition has more than these unread: catch-up, and only the newest snapshot is worth an upload."""
+FLUSH_S = 1.5
+"""SIGTERM: what is not uploaded by then is in the checkpoint and goes up after the restart."""
 STUCK_S = 120.0
 ALARM_S = 10.0
 """One log line per kind and partition in this time; all are counted."""
@@ -142,7 +144,7 @@ class Loop:
         try:
             while not self._stop.is_set():
                 self._turn()
-            self._publisher.flush(3.0)
+            self._publisher.flush(FLUSH_S)
             self._checkpoint(wait=True)
             return 0
         finally:
