@@ -213,6 +213,7 @@ class PagedRing:
         heads = [np.zeros(64 if index < num_indexes else 1, np.int64) for index in range(2)]
         cursor = np.array([1, 1, 64, 63, 64, 63], np.int64)
         self.arrays = Ring(np.zeros(PAGE_ROWS, dtype), np.zeros(8, np.int64), cursor, heads[0], heads[1])
+        self._num_chains = 64
         self._first = self._mapped = 0
         """Logical pages [first, mapped) have memory."""
 
@@ -237,12 +238,15 @@ class PagedRing:
 
     def reserve(self, num_rows: int) -> None:
         """Make room for `num_rows` more records and for the chains they need."""
-        last = (self.tail + num_rows) >> PAGE_BITS
-        if last >= self._mapped:
-            self._map(last)
-        wanted = len(self) + num_rows + 1
-        for index in range(self._num_indexes):
-            self._grow_heads(index, wanted)
+        head, tail = self.arrays.cursor[:2].tolist()
+        last = tail + num_rows
+        if last >> PAGE_BITS >= self._mapped:
+            self._map(last >> PAGE_BITS)
+        wanted = last - head + 1
+        if wanted > self._num_chains:
+            for index in range(self._num_indexes):
+                self._grow_heads(index, wanted)
+            self._num_chains = len(self.arrays.heads_0)
 
     def evict(self, seq: int) -> None:
         """Let go of every record before `seq`."""

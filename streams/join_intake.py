@@ -90,19 +90,13 @@ def take_in(block: DecisionBlock, task: Task, shape: Shape) -> Intake:
 def _is_tight(columns: list[npt.NDArray[Any]]) -> bool:
     """Whether keeping these views keeps little else alive: all own their memory, or share one array that is not much
     larger. So the decoder's arena stays when it holds no strings, and a fetched batch never does."""
-    arena, num_bytes = None, 0
-    for column in columns:
-        base = column.base
-        if not column.flags.carray:
-            return False
-        if base is None:
-            continue
-        if arena is None:
-            arena = base
-        if base is not arena:
-            return False
-        num_bytes += column.nbytes
-    return arena is None or (isinstance(arena, np.ndarray) and arena.nbytes <= _SLACK * num_bytes + _SLACK_BYTES)
+    bases = [column.base for column in columns]
+    arena = bases[0]
+    if not all(base is arena for base in bases) or not all(column.flags.carray for column in columns):
+        return False
+    if arena is None:
+        return True
+    return isinstance(arena, np.ndarray) and arena.nbytes <= _SLACK * sum([c.nbytes for c in columns]) + _SLACK_BYTES
 
 
 def own(columns: DecisionColumns) -> DecisionColumns:
