@@ -84,6 +84,8 @@ class Loop:
             topics = require_topics(settings, [topic(settings.namespace, name) for name in TOPICS])
             identity = topics[topic(settings.namespace, "transitions")]
             device = environment.configure(settings.threads, settings.device)  # loads torch: after what fails quickly
+            if make is None:
+                self._warm_up(device)
             self._definitions = Definitions(settings, self._registry)
             self._definitions.read_to_end(START_S_MAX)
             namespace = self._wait_for_namespace()
@@ -100,6 +102,11 @@ class Loop:
         finally:
             self._writer.close()
             os.close(lock)
+
+    def _warm_up(self, device: str) -> None:
+        from learner.warm_up import warm_up  # loads the experts, hence torch
+
+        warm_up(self._registry, device)
 
     def _wait_for_namespace(self) -> Namespace | None:
         """The applied namespace; waits for the first apply. None when stopped meanwhile."""
