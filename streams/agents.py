@@ -89,7 +89,7 @@ class JoinRole:
 
     def __init__(self, context: Context) -> None:
         from streams.agents_join import JoinAgent  # an ingest worker has no use for the join's compiled kernels
-        from streams.agents_owned import Ports
+        from streams.agents_ports import Ports
 
         warm_up_join(context.registry)
         settings, journal = context.settings, topic(context.settings.namespace, "journal")
@@ -128,7 +128,8 @@ class IngestRole:
         self.app = make_app("ingest", self._agent.topics, settings)
         self.app.settle = self._agent.settle
         self._agent.give_up = self._give_up
-        _on_assigned(self.app, lambda tps: self._agent.assigned())
+        _on_assigned(self.app, self._agent.assigned)
+        self.app.task(lambda: self._agent.run(self.app))
         for source in self._agent.topics:
             _add_agent(self.app, source, self._agent.reader(source))
 

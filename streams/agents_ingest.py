@@ -14,6 +14,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from faust.types import TP
+
 from schemas.codec import encode
 from schemas.errors import UserError
 from schemas.registry import Registry, RegistryUnavailable
@@ -26,6 +28,7 @@ from streams.ingest_fields import SourceMapping
 from streams.journal import Output, WriteError
 from streams.settings import WorkerSettings
 from streams.tasks import TaskFollower
+from streams.transport import ColumnarApp
 from streams.transport_batch import RecordBatch
 
 log = logging.getLogger(__name__)
@@ -34,6 +37,7 @@ IN_FLIGHT_MAX = 32
 """Batches written and not acked, each up to a megabyte."""
 SETTLE_S = 2.0
 RETRY_S = 1.0
+LOOK_S = 1.0
 
 
 class IngestAgent:
@@ -50,12 +54,21 @@ class IngestAgent:
         self._mappings: dict[str, SourceMapping | None] = {topic(settings.namespace, "outcomes"): None}
         self._mappings.update({source.topic: SourceMapping(source) for source in tasks.sources})
         self._in_flight: set[asyncio.Task[None]] = set()
+        self._taken: dict[str, int] = {}
+        """``topic[partition]`` → offset after the newest batch taken; `_acked` likewise."""
+        self._acked: dict[str, int] = {}
         self.give_up: Callable[[], None] = lambda: None
         """Called when what was read can no longer be written; set by the role, which knows the consumer."""
 
-    def assigned(self) -> None:
+    def assigned(self, tps: set[TP]) -> None:
         """The group has given us partitions, or none: either way we serve."""
         self._health.wait_for("start", None)
+        ours = {f"{tp.topic}[{tp.partition}]" for tp in tps}
+        for key in [each for each in (*self._taken, *self._acked) if each not in ours]:
+            self._taken.pop(key, None)
+            self._acked.pop(key, None)
+            self._health.forget(key)
+            self._health.forget(f"{key} acks")
 
     @property
     def topics(self) -> list[str]:
@@ -72,6 +85,20 @@ class IngestAgent:
 
         return follow
 
+    async def run(self, app: ColumnarApp) -> None:
+        """Lag and liveness, once a second: what can be fetched is fetched, what was taken is acked."""
+        while not app.should_stop:
+            consumer: Any = app.consumer
+            for tp in consumer.assignment():
+                key, found = f"{tp.topic}[{tp.partition}]", consumer.fetched(tp)
+                taken, acked = self._taken.get(key, 0), self._acked.get(key, 0)
+                self._health.note(f"{key} acks", acked, taken)
+                if found is not None:
+                    self._health.note(key, *found)
+                    lag = max(0, found[1] - (acked or found[0]))
+                    self._metrics.set("headrace_ingest_lag_records", lag, topic=tp.topic, partition=tp.partition)
+            await app.sleep(LOOK_S)
+
     async def settle(self) -> None:
         """Wait for the acks of what is in flight, so that a revoke commits it."""
         if self._in_flight:
@@ -80,6 +107,7 @@ class IngestAgent:
     async def _take(self, event: Any, mapping: SourceMapping | None) -> None:
         batch: RecordBatch = event.value
         started_s = time.monotonic()
+        self._taken[f"{batch.topic}[{batch.partition}]"] = batch.next_offset
         found = await self._decoded(batch, mapping)
         writes: list[asyncio.Future[int]] = []
         try:
@@ -125,6 +153,7 @@ class IngestAgent:
             return
         batch: RecordBatch = event.value
         event.ack()
+        self._acked[f"{batch.topic}[{batch.partition}]"] = batch.next_offset
         num_outcomes = sum(len(block) for _, block in found.blocks)
         self._metrics.add("headrace_ingest_outcomes", num_outcomes, topic=batch.topic)
         self._metrics.observe("headrace_ingest_batch_seconds", time.monotonic() - started_s)

@@ -19,7 +19,8 @@ from schemas.blocks import Tick
 from schemas.codec import encode
 from schemas.errors import UserError
 from schemas.topics import topic
-from streams.agents_owned import RESTART_S_MIN, OwnedPartition, Ports, State
+from streams.agents_owned import OwnedPartition
+from streams.agents_ports import Ports, State
 from streams.health import Health
 from streams.journal import WriteError
 from streams.read_back import Read, ReadBack, read_state
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 ASSIGN_S_MAX = 20.0
 """Faust waits so long for rebuilds before it fetches; one that takes longer seeks by itself when it is done."""
 RETRY_S = 1.0
+RESTART_S_MIN = 1.0
+"""At most one restart per second: a hole that stays must not become a busy loop."""
 
 
 class JoinAgent:
@@ -47,6 +50,8 @@ class JoinAgent:
         self._rebuilds: dict[int, asyncio.Task[None]] = {}
         self._checkpoints: set[asyncio.Task[None]] = set()
         self._restarted_s: dict[int, float] = {}
+        self._num_asking = 0
+        """Calls of `starting_offsets` that wait for rebuilds."""
         self._tick = encode(Tick(), self._ports.registry)
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -74,10 +79,12 @@ class JoinAgent:
         for partition in self._ours(tps):
             if partition not in self.owned:
                 self.owned[partition] = OwnedPartition(partition, self._ports)
-                self._start_rebuild(partition, seek=False)
+                self._start_rebuild(partition)
         pending = [task for task in self._rebuilds.values() if not task.done()]
         if pending:
+            self._num_asking += 1
             await asyncio.wait(pending, timeout=ASSIGN_S_MAX)
+            self._num_asking -= 1
         self._health.wait_for("start", None)
         return {
             TP(self._journal, partition): owned.next_offset
@@ -94,16 +101,24 @@ class JoinAgent:
             return
         log.warning("%s[%d] restarts from its own output: %s", self._journal, partition, cause)
         self._ports.metrics.add("headrace_join_restarts", partition=partition, cause=cause)
-        self._start_rebuild(partition, seek=True)
+        self._start_rebuild(partition)
 
-    def _start_rebuild(self, partition: int, seek: bool) -> None:
+    def _start_rebuild(self, partition: int) -> None:
         owned = self.owned[partition]
         generation = owned.begin_rebuild()
         self._read_back.unfollow(partition)
         self._health.wait_for(f"{self._journal}[{partition}]", State.REBUILDING.value)
-        self._rebuilds[partition] = asyncio.ensure_future(self._rebuild(owned, generation, seek))
+        task = asyncio.ensure_future(self._rebuild(owned, generation))
+        task.add_done_callback(self._ended)
+        self._rebuilds[partition] = task
 
-    async def _rebuild(self, owned: OwnedPartition, generation: int, seek: bool) -> None:
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A mistake of ours in the background must not leave a partition that stands still for ever."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a background task failed", exc_info=error)
+            self._fail(Exception(f"{type(error).__name__}: {error}"))
+
+    async def _rebuild(self, owned: OwnedPartition, generation: int) -> None:
         """Read the partition's own output until that succeeds, then fold from its resume offset."""
         partition = owned.partition
         since = time.monotonic() - self._restarted_s.get(partition, 0.0)
@@ -133,15 +148,15 @@ class JoinAgent:
             "%s[%d] folds from offset %d of %d (%.0f ms to read its output, %d holes passed)",
             self._journal, partition, offset, found.journal_end, (time.monotonic() - started) * 1000, found.num_holes,
         )  # fmt: skip
-        if seek:
+        if not self._num_asking:  # Faust, when it waits for us, seeks by itself
             await self._seek({partition: offset})
 
     def _drop(self, partition: int) -> None:
         self.owned.pop(partition)
         self._read_back.unfollow(partition)
         self._health.forget(f"{self._journal}[{partition}]")
-        for name in ("headrace_join_progress_ms", "headrace_join_lag_records", "headrace_join_open_decisions"):
-            self._ports.metrics.drop(name, partition=partition)
+        for name in ("progress_ms", "read_back_ms", "lag_records", "open_decisions", "unknown_task", "clock_skew_ms"):
+            self._ports.metrics.drop(f"headrace_join_{name}", partition=partition)
 
     async def _seek(self, offsets: Mapping[int, int | None]) -> None:
         """Read partitions again from these offsets, where Faust is not rebalancing (it asks us itself then)."""
@@ -222,6 +237,7 @@ class JoinAgent:
                 task = asyncio.ensure_future(owned.checkpoint())
                 self._checkpoints.add(task)
                 task.add_done_callback(self._checkpoints.discard)
+                task.add_done_callback(self._ended)
 
     def close(self) -> None:
         """Stop reading back."""

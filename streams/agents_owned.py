@@ -15,12 +15,11 @@ rows read back accepted count, and after any delivery error the partition starts
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -30,60 +29,28 @@ from schemas.chain import START, Accepted, ChainReader, Fork, Hole
 from schemas.codec import BadRecord, decode, encode
 from schemas.errors import UserError
 from schemas.records import Progress, Resume
-from schemas.registry import Registry
-from schemas.task import TaskTable
-from schemas.telemetry import Metrics
+from schemas.registry import RegistryUnavailable
 from schemas.topics import topic
-from streams.dead_letters import DeadLetters
+from streams.agents_ports import Ports, State, Unread
 from streams.join import Gap, JoinLimits, JoinPartition, UnknownTask
-from streams.journal import Output
 from streams.read_back import Read, ReadState, read_record
-from streams.settings import WorkerSettings
 from streams.transport_batch import RecordBatch
 
 log = logging.getLogger(__name__)
 
 JOURNAL_EXPECTED = (DecisionBlock, OutcomeBlock, Tick)
 ROOM_S = 0.005
-RESTART_S_MIN = 1.0
-"""At most one restart per second: a hole that stays must not become a busy loop."""
+REGISTRY_RETRY_S = 1.0
+SKEW_MS_MAX = 1_000
+SKEW_ROUNDS = 20
+"""Ticks in a row: one late tick on a busy machine is not a wrong clock."""
 UNREAD_FACTOR = 6
 """A block that read-back has not reached at all may take this many times longer than one it has passed."""
+BREATH_RECORDS = 100
+"""The event loop has other things to do now and then: ticks, acks, the probes."""
 
-
-class State(Enum):
-    """What an owned partition is doing."""
-
-    REBUILDING = "is being rebuilt from its own output"
-    FOLDING = "folds"
-    WAITING = "waits for a task definition that its journal refers to"
-    REFUSED = "has lost journal records that were not joined"
-
-
-@dataclass(slots=True)
-class Unread:
-    """A block that was written and has not come back yet."""
-
-    block: TransitionBlock
-    payload: bytes
-    acked_s: float | None = None
-    offset: int = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """What a partition needs of its worker."""
-
-    settings: WorkerSettings
-    registry: Registry
-    tasks: TaskTable
-    output: Output
-    dead_letters: DeadLetters
-    metrics: Metrics
-    restart: Callable[[int, str], None]
-    """(partition, cause): rebuild it; the worker limits how often."""
-    now_ms: Callable[[], int]
-    tick_ms: int
+_generations = itertools.count(1)
+"""Never the same twice in a process: a partition given away and back must not take stale records for its own."""
 
 
 class OwnedPartition:
@@ -104,6 +71,7 @@ class OwnedPartition:
         self._read_offset = 0
         self._unread: deque[Unread] = deque()
         self._unknown: bytes = b""
+        self._num_skewed = 0
 
     @property
     def next_offset(self) -> int | None:
@@ -113,9 +81,10 @@ class OwnedPartition:
     def begin_rebuild(self) -> int:
         """Forget everything; returns the generation under which to read back."""
         self.state, self._join = State.REBUILDING, None
-        self.generation += 1
+        self.generation = next(_generations)
         self._unread.clear()
         self.unread_bytes = 0
+        self._ports.metrics.set("headrace_join_unknown_task", 0, partition=self.partition)
         return self.generation
 
     def begin_fold(self, found: ReadState) -> int:
@@ -168,8 +137,14 @@ class OwnedPartition:
             for index in range(first, len(batch)):
                 await self._fold_one(join, batch, index)
                 folded += 1
+                if folded % BREATH_RECORDS == 0:
+                    await asyncio.sleep(0)
         except UnknownTask as error:
             self._wait_for(error.fingerprint)
+        except RegistryUnavailable as error:
+            log.error("%s[%d] waits for the schema registry: %s", self._journal, self.partition, error)
+            await asyncio.sleep(REGISTRY_RETRY_S)
+            return False
         except Gap as error:
             log.warning("%s[%d]: %s; it is read again", self._journal, self.partition, error)
             return False
@@ -316,4 +291,8 @@ class OwnedPartition:
         metrics.set("headrace_join_open_decisions", self._join.num_open, partition=partition)
         metrics.set("headrace_join_lag_records", max(0, end - next_offset), partition=partition)
         if end <= next_offset and self._join.time_ms > 0:
-            metrics.set("headrace_join_clock_skew_ms", self._join.time_ms - self._ports.now_ms(), partition=partition)
+            skew_ms = self._join.time_ms - self._ports.now_ms()
+            metrics.set("headrace_join_clock_skew_ms", skew_ms, partition=partition)
+            self._num_skewed = self._num_skewed + 1 if abs(skew_ms) > SKEW_MS_MAX else 0
+            if self._num_skewed == SKEW_ROUNDS:
+                log.warning("the broker's clock and ours differ by %d ms: set up NTP; the broker's counts", skew_ms)

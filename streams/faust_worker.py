@@ -31,7 +31,7 @@ def make_app(role: str, topics: Iterable[str], settings: WorkerSettings) -> Colu
             "install the faust-streaming wheel for this platform and unset NO_CYTHON",
         )
     names = frozenset(topics)
-    log.info("%s: record batches are decoded %s", role, register(names, settings.decode_in_place))
+    log.info("%s: record batches are %s", role, register(names, settings.decode_in_place))
     group = f"{settings.namespace}.{role}"
     app = ColumnarApp(
         group,

@@ -148,6 +148,15 @@ class Consumer(driver.Consumer):
             self._forget(still_ours)
             await self.seek_wait(still_ours)
 
+    def fetched(self, tp: TP) -> tuple[int, int] | None:
+        """(offset to fetch next, end of the log) as far as the fetcher knows, None before its first answer."""
+        consumer: Any = self._thread
+        assigned = consumer._ensure_consumer()._subscription.subscription.assignment
+        state = assigned.state_value(tp) if assigned is not None else None
+        if state is None or not state.has_valid_position or state.highwater is None:
+            return None
+        return int(state.position), int(state.highwater)
+
     def give_up(self) -> None:
         """What was delivered and not acknowledged never will be: stopping shall not wait for it, nor commit it."""
         self._unacked_messages.clear()
@@ -166,7 +175,7 @@ class Transport(driver.Transport):
 
 
 def register(topics: Iterable[str], in_place: bool = True) -> str:
-    """Make ``columnar://host:port`` known to Faust and say which way `topics` are decoded: "in place" or "packed".
+    """Make ``columnar://host:port`` known to Faust; returns how `topics` are read: "decoded in place" or "packed".
 
     `in_place` False packs always: slower, and independent of aiokafka's inner parts.
     """
@@ -175,6 +184,6 @@ def register(topics: Iterable[str], in_place: bool = True) -> str:
         return "packed"
     reason = transport_raw.install(topics)
     if reason is None:
-        return "in place"
+        return "decoded in place"
     log.warning("record batches are packed record by record, at four times the cost: %s", reason)
     return "packed"

@@ -66,8 +66,12 @@ class Shop(threading.Thread):
         self._writer.flush()
 
 
-def test_every_decision_becomes_one_transition_with_its_reward(writer: JournalWriter, tmp_path: Path) -> None:
-    with worker("join", writer.settings, tmp_path) as join:
+@pytest.mark.parametrize("in_place", [True, False])
+def test_every_decision_becomes_one_transition_with_its_reward(
+    writer: JournalWriter, tmp_path: Path, in_place: bool
+) -> None:
+    with worker("join", writer.settings, tmp_path, decode_in_place=in_place) as join:
+        assert f"record batches are {'decoded in place' if in_place else 'packed'}" in join.said()
         for partition in range(PARTITIONS):
             for _ in range(5):
                 writer.both(partition, 20)

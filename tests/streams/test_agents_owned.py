@@ -1,0 +1,301 @@
+"""One owned partition without a broker: a log in a list, writes that are lost or refused, and no Python per row."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from schemas.blocks import Tick, TransitionBlock
+from schemas.chain import Accepted, ChainReader
+from schemas.codec import decode, encode
+from schemas.errors import UserError
+from schemas.records import Progress
+from schemas.registry import FileRegistry
+from schemas.settings import load_settings
+from schemas.task import TaskTable
+from streams.agents_owned import OwnedPartition
+from streams.agents_ports import Ports, State
+from streams.journal import WriteError
+from streams.metrics import worker_metrics
+from streams.read_back import Read, ReadState
+from streams.settings import WorkerSettings
+from streams.transport_batch import RecordBatch, pack
+from tests.kafka.journal_writer import decision_block, outcome_block
+from tests.kafka.workers import project
+
+REGISTRY = FileRegistry()
+TASK = project("unit").tasks[0]
+
+
+@dataclass
+class FakeOutput:
+    """A transitions partition in a list. `lose` and `refuse` name the writes (counted from 0) that go wrong."""
+
+    log: list[bytes] = field(default_factory=list)
+    lose: set[int] = field(default_factory=set)
+    refuse: set[int] = field(default_factory=set)
+    num_writes: int = 0
+
+    async def write(self, topic: str, partition: int, value: bytes, key: bytes | None = None) -> asyncio.Future[int]:
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        number, self.num_writes = self.num_writes, self.num_writes + 1
+        if number in self.refuse:
+            done.set_exception(WriteError("cannot write to transitions: refused"))
+        else:
+            done.set_result(len(self.log))
+            if number not in self.lose:
+                self.log.append(value)
+        return done
+
+
+class Bench:
+    """An `OwnedPartition` with its log, its journal and its restarts."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.output = FakeOutput()
+        self.restarts: list[str] = []
+        self.metrics = worker_metrics()
+        self.letters: list[tuple[Any, ...]] = []
+        ports: Any = Ports(
+            settings=load_settings(WorkerSettings, namespace="unit", **settings),
+            registry=REGISTRY,
+            tasks=TaskTable([TASK]),
+            output=self.output,  # type: ignore[arg-type]  # a fake
+            dead_letters=SimpleNamespace(write=self._letter),  # type: ignore[arg-type]  # a fake
+            metrics=self.metrics,
+            restart=lambda partition, cause: self.restarts.append(cause),
+            now_ms=lambda: 0,
+            tick_ms=100,
+        )
+        self.owned = OwnedPartition(0, ports)
+        self.journal: list[tuple[int, bytes | None]] = []
+        self._num_read = 0
+
+    async def _letter(self, *letter: Any) -> None:
+        self.letters.append(letter)
+
+    def begin(self, journal_start: int = 0) -> None:
+        """Rebuild from what the log holds, as `read_state` does."""
+        self.generation = self.owned.begin_rebuild()
+        reader, progress = ChainReader(), None
+        for value in self.output.log:
+            record = decode(value, REGISTRY)
+            if isinstance(record, TransitionBlock):
+                reader.offer(record)
+            elif reader.covers(record):
+                progress = record
+        self._num_read = len(self.output.log)
+        state = ReadState(progress, reader, self._num_read, journal_start, len(self.journal), 0, 0)
+        self.owned.begin_fold(state)
+
+    def append(self, time_ms: int, *blocks: Any) -> RecordBatch:
+        """Journal records, as the batch in which they are fetched."""
+        first = len(self.journal)
+        self.journal += [(time_ms, encode(block, REGISTRY)) for block in blocks]
+        return self.fetch(first)
+
+    def fetch(self, first: int) -> RecordBatch:
+        """The journal from an offset on."""
+        rows = self.journal[first:]
+        return pack("unit.journal", 0, [_record(first + i, *row) for i, row in enumerate(rows)])
+
+    def read_back(self) -> None:
+        """Everything written since the last time."""
+        for offset in range(self._num_read, len(self.output.log)):
+            self.owned.read(Read(0, self.generation, offset, self.output.log[offset]))
+        self._num_read = len(self.output.log)
+
+    def written(self, kind: type) -> list[Any]:
+        return [record for record in (decode(value, REGISTRY) for value in self.output.log) if isinstance(record, kind)]
+
+
+def _record(offset: int, time_ms: int, value: bytes | None) -> Any:
+    return SimpleNamespace(offset=offset, timestamp=time_ms, value=value)
+
+
+def ids(num: int, start: int = 0) -> list[str]:
+    return [f"d{i}" for i in range(start, start + num)]
+
+
+def decisions(names: Sequence[str]) -> Any:
+    return decision_block(TASK, list(names), ["s"] * len(names))
+
+
+def accepted_rows(log: Sequence[bytes]) -> int:
+    """Rows that a reader of the log accepts."""
+    reader, count = ChainReader(), 0
+    for value in log:
+        record = decode(value, REGISTRY)
+        if isinstance(record, TransitionBlock):
+            verdict = reader.offer(record)
+            count += len(record) - verdict.start if isinstance(verdict, Accepted) else 0
+    return count
+
+
+def test_progress_is_written_only_when_the_rows_it_speaks_of_were_read_back() -> None:
+    async def run() -> None:
+        bench = Bench()
+        bench.begin()
+        await bench.owned.fold(bench.append(1000, decisions(ids(3)), Tick()))
+        await bench.owned.fold(bench.append(9000, Tick()))
+        assert len(bench.written(TransitionBlock)) == 1
+        before = [progress.time_ms for progress in bench.written(Progress)]
+        assert before == [1000], "the tick at 9000 closed rows that nobody has read back"
+        bench.read_back()
+        await bench.owned.checkpoint()
+        newest = bench.written(Progress)[-1]
+        assert (newest.time_ms, newest.decision_counts["defaulted"]) == (9000, 3)
+
+    asyncio.run(run())
+
+
+def test_a_refused_write_restarts_from_what_was_read_back_and_nothing_is_missing() -> None:
+    async def run() -> None:
+        bench = Bench()
+        bench.begin()
+        await bench.owned.fold(bench.append(1000, decisions(ids(3))))
+        bench.output.refuse = {0}
+        await bench.owned.fold(bench.append(9000, Tick()))
+        await asyncio.sleep(0)
+        assert bench.restarts == ["write error"]
+        bench.begin()
+        await bench.owned.fold(bench.fetch(bench.owned.next_offset or 0))
+        assert accepted_rows(bench.output.log) == 3
+
+    asyncio.run(run())
+
+
+def test_a_lost_block_is_healed_though_it_was_acked(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        bench = Bench(heal_after_ms=500)
+        bench.begin()
+        bench.output.lose = {0}
+        await bench.owned.fold(bench.append(1000, decisions(ids(3))))
+        await bench.owned.fold(bench.append(9000, Tick()))
+        await asyncio.sleep(0)
+        assert not bench.owned.needs_healing()
+        import streams.agents_owned as module
+
+        now_s = module.time.monotonic()
+        monkeypatch.setattr(module.time, "monotonic", lambda: now_s + 6 * 0.5 + 0.1)
+        assert bench.owned.needs_healing()
+        bench.begin()
+        await bench.owned.fold(bench.fetch(0))
+        assert accepted_rows(bench.output.log) == 3
+
+    asyncio.run(run())
+
+
+def test_a_block_after_a_lost_one_is_a_hole_that_restarts_the_partition() -> None:
+    async def run() -> None:
+        bench = Bench()
+        bench.begin()
+        bench.output.lose = {0}
+        await bench.owned.fold(bench.append(1000, decisions(ids(3))))
+        await bench.owned.fold(bench.append(5000, Tick(), decisions(ids(3, 3))))
+        await bench.owned.fold(bench.append(9000, Tick()))
+        bench.read_back()
+        assert bench.restarts == ["hole"]
+        assert bench.metrics.value("headrace_join_holes", partition=0) == 1
+        bench.begin()
+        await bench.owned.fold(bench.fetch(0))
+        assert accepted_rows(bench.output.log) == 6
+
+    asyncio.run(run())
+
+
+def test_a_batch_that_does_not_continue_the_fold_is_read_again() -> None:
+    async def run() -> None:
+        bench = Bench()
+        bench.begin()
+        bench.append(1000, decisions(ids(3)))
+        later = bench.append(2000, Tick())
+        assert not await bench.owned.fold(later)
+        assert bench.owned.next_offset == 0
+        assert await bench.owned.fold(bench.fetch(0))
+        assert await bench.owned.fold(bench.fetch(0)), "records folded already are dropped"
+        assert bench.owned.next_offset == 2
+
+    asyncio.run(run())
+
+
+def test_an_unknown_task_keeps_what_came_before_it_and_waits() -> None:
+    async def run() -> None:
+        bench = Bench()
+        bench.begin()
+        other = project("unit", window="900ms").tasks[0]
+        block = decision_block(other, ids(2), ["s", "s"])
+        await bench.owned.fold(bench.append(1000, decisions(ids(3)), block, Tick()))
+        assert (bench.owned.state, bench.owned.next_offset) == (State.WAITING, 1)
+        assert not bench.owned.look_again()
+        bench.owned._ports.tasks.add(other)
+        assert bench.owned.look_again()
+        await bench.owned.fold(bench.fetch(1))
+        assert bench.owned.next_offset == 3
+
+    asyncio.run(run())
+
+
+def test_records_of_an_earlier_life_are_ignored() -> None:
+    async def run() -> None:
+        bench = Bench()
+        bench.begin()
+        stale = bench.generation
+        await bench.owned.fold(bench.append(1000, decisions(ids(3))))
+        await bench.owned.fold(bench.append(9000, Tick()))
+        bench.begin()
+        bench.owned.read(Read(0, stale, 999, bench.output.log[0]))
+        await bench.owned.fold(bench.fetch(bench.owned.next_offset or 0))
+        await bench.owned.checkpoint()
+        assert all(progress.transitions_offset < 999 for progress in bench.written(Progress))
+
+    asyncio.run(run())
+
+
+def test_what_the_journal_lost_is_refused_with_the_remedy() -> None:
+    bench = Bench()
+    with pytest.raises(UserError, match=r"unit.journal\[0\] starts at offset 7, but the join must go on at 0"):
+        bench.begin(journal_start=7)
+    assert bench.owned.state is State.REFUSED
+    declared = Bench(declare_gap=True)
+    declared.begin(journal_start=7)
+    assert declared.owned.next_offset == 7
+
+
+def test_python_calls_per_block_do_not_grow_with_its_rows() -> None:
+    def calls(num_rows: int) -> int:
+        bench = Bench()
+        bench.begin()
+        first = bench.append(
+            1000, decisions(ids(num_rows)), outcome_block(0, 0, ids(num_rows)[::2], ["s"] * len(ids(num_rows)[::2]))
+        )
+        second = bench.append(9000, Tick())
+        count = 0
+
+        def count_call(frame: Any, event: str, argument: Any) -> None:
+            nonlocal count
+            count += event in ("call", "c_call")
+
+        async def run() -> None:
+            sys.setprofile(count_call)
+            try:
+                await bench.owned.fold(first)
+                await bench.owned.fold(second)
+                bench.read_back()
+                await bench.owned.checkpoint()
+            finally:
+                sys.setprofile(None)
+
+        asyncio.run(run())
+        assert accepted_rows(bench.output.log) == num_rows
+        return count
+
+    calls(4)
+    small, large = calls(64), calls(2048)
+    assert large - small < 0.1 * (2048 - 64), "only buffers that double with the rows may add calls"
