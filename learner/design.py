@@ -25,8 +25,8 @@ from schemas.task import Task
 WIDTH_MAX = 2200
 PROJECTED = 32
 EXTRA_MAX = 1024
-BLOCK_ELEMENTS_MAX = 1 << 24
-"""Elements of all actions' Grams: 128 MiB."""
+BLOCK_ELEMENTS_MAX = 1 << 22
+"""Elements of all actions' Grams: 32 MiB, passed over three times per step."""
 BLOCK_WIDTH_MAX = 512
 
 CONSTANT, MAIN_X, MAIN_A, MAIN_ID, PRODUCT_A, PRODUCT_ID, EXTRA_X, EXTRA_A = range(8)

@@ -221,3 +221,23 @@ def test_a_small_world_is_learnt_far_beyond_uniform() -> None:
     """Uniform gets .26, an oracle .90. Of five seeds tried the last 1,000 decisions got at least .86."""
     means, _ = run_policy(catalogue_task(), 3_000, seed=17)
     assert means[-1_000:].mean() > 0.8
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_input_makes_anything_nan(seed: int) -> None:
+    """Features of any size float32 holds, constant and rare columns, rewards of any size within their bounds."""
+    rng = np.random.default_rng(seed)
+    task = dense_task(5, reward="other")
+    n = 1_200
+    sizes = 10.0 ** rng.uniform(-35, 35, 5)
+    x, a = rng.standard_normal((n, 5)) * sizes, rng.standard_normal((n, 3, 5)) * sizes[::-1]
+    x[:, 0], x[:, 1] = 7e37, np.where(rng.random(n) < 0.01, -3e38, 0.0)
+    a[:, :, 2] = np.where(rng.random((n, 3)) < 0.5, 3e38, -3e38)
+    rewards = rng.choice([0.0, 1.0, 1e-30, 1e30, -1e30], n)
+    rows = block_of(task, dense_features(x, a), rng.integers(0, 3, n), rewards)
+    learner = TaskLearner(task)
+    for start in range(0, n, 100):
+        learner.learn(rows.rows(start, start + 100))
+        assert finite(learner.weights())
+    assert np.isfinite(network.scores(learner.weights(), task, rows.columns.features)).all()
+    assert all(np.isfinite(array).all() for name, array in learner.state().items() if "first_" not in name)
