@@ -19,6 +19,8 @@ MESSAGE_BYTES_MAX = 1_048_588
 """The broker's own default: nothing headrace writes needs a changed broker."""
 CHUNKS_BYTES_MAX = 4 << 30
 """`snapshot-chunks` is bounded by bytes too (learning.md rule 23): two snapshots a second add up."""
+MANIFESTS_BYTES_MAX = 4 << 30
+"""`snapshots` too: a manifest carries its probes, some 25 KB each, twice a second."""
 CHUNKS_SEGMENT_BYTES = 64 << 20
 """Kafka deletes whole segments only, so they must be much smaller than the bound."""
 
@@ -120,6 +122,8 @@ def configs(spec: TopicSpec, project: Project) -> dict[str, str]:
     if spec.name == "snapshot-chunks":
         settings["retention.bytes"] = str(CHUNKS_BYTES_MAX)
         settings["segment.bytes"] = str(CHUNKS_SEGMENT_BYTES)
+    if spec.name == "snapshots":
+        settings["retention.bytes"] = str(MANIFESTS_BYTES_MAX)
     return settings
 
 
