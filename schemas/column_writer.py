@@ -9,7 +9,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from schemas.blocks import I32, I64, U8
+from schemas.blocks import I32, I64, U8, Strings
 from schemas.layout import BYTES, DTYPES, FIXED, I32S, I64S, NUMBER, STRINGS, TEXT, Layout
 from schemas.varints import write_arrays, write_long
 
@@ -31,6 +31,17 @@ def _write_strings(buffer: U8, starts: I64, lengths: I32) -> U8:
             position += 1
     out[position] = 0
     return out[: position + 1].copy()
+
+
+def _strings(column: Strings) -> bytes | U8:
+    """As `_write_strings`; a column of none or one string, as a single decision has, costs no compiled call."""
+    if len(column) == 0:
+        return b"\0"
+    if len(column) == 1:
+        text = column.buffer[column.starts[0] : column.starts[0] + column.lengths[0]].tobytes()
+        return b"\2" + long_bytes(len(text)) + text + b"\0"
+    written: U8 = _write_strings(column.buffer, column.starts, column.lengths)
+    return written
 
 
 @lru_cache(maxsize=4096)
@@ -76,7 +87,7 @@ def write_fields(prefix: bytes, fields: Mapping[str, Any], layout: Layout) -> by
             text = value.encode()
             parts += (long_bytes(len(text)), text)
         elif kind == STRINGS:
-            parts.append(_write_strings(value.buffer, value.starts, value.lengths))
+            parts.append(_strings(value))
         elif kind == BYTES:
             raw = value if isinstance(value, bytes) else np.ascontiguousarray(value)
             parts += (long_bytes(len(raw) if isinstance(raw, bytes) else raw.nbytes), raw)

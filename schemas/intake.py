@@ -163,10 +163,15 @@ def _features(value: object, path: str, limits: Limits) -> Features:
         raise _wrong(path, "an object of named features", value)
     if len(value) > limits.num_features_max:
         raise BadRecord("too-many-items", f"{path} has {len(value)} features, at most {limits.num_features_max}")
-    for name in value:
+    checked: Features = {}
+    for name, item in value.items():
         if len(name) > limits.name_bytes_max:
             raise BadRecord("too-large", f"{path}: a name has {len(name)} characters, at most {limits.name_bytes_max}")
-    return {name: _feature(item, f"{path}.{name}", limits) for name, item in value.items()}
+        if type(item) is float and -math.inf < item < math.inf:  # nearly all there is: no call, no path for errors
+            checked[name] = item
+        else:
+            checked[name] = _feature(item, f"{path}.{name}", limits)
+    return checked
 
 
 def _candidates(value: object, limits: Limits) -> list[Candidate] | None:
