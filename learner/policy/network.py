@@ -5,7 +5,7 @@ numpy arrays and for torch tensors (CPU); it never imports torch. Knows nothing 
 
 Shape legend
     N rows, M candidates of all rows, K actions of a declared catalogue, E experts, L links of the cross expert
-    Dx, Da dense features of context and action; Px, Pa their width inside the product (the same, or 32 projected)
+    Dx, Da dense features of context and action; Px, Pa their width inside the product (the same, or projected: learner.design)
     H hidden units, J dimensions of a token embedding
 
 Arrays of one task, float64 unless said otherwise
@@ -17,7 +17,7 @@ Arrays of one task, float64 unless said otherwise
     wide            (1+Px, K) with a catalogue: score of action k is (1, z) @ wide[:, k]
                     (1+Px, 1+Pa) without: (1, z_x) @ wide @ (1, z_a)
     wide_x, wide_a  (Dx,), (Da,) main effects beside the product, only for a side that was projected
-    x_projection, a_projection  (Dx, 32), (Da, 32), only for a side that was projected
+    x_projection, a_projection  (Dx, Px), (Da, Pa), only for a side that was projected
     deep_x, deep_a, deep_id     float32 (Dx, H), (Da, H), (K, H): first layer, split by input
     deep_tx, deep_ta            float32 (J, H): first layer, token embeddings of either side
     deep_embedding  float32 (2**13, J), only with tokens

@@ -16,8 +16,6 @@ from learner.policy.network import EMBEDDING_BITS
 from learner.policy.token_crosses import IDF_BITS
 from schemas.task import Task
 
-NUM_PROJECTED = 32
-"""Columns of a projected side inside the product (learning.md rule 1)."""
 FLOAT64 = frozenset(
     {"stats", "stack", "x_mean", "x_scale", "a_mean", "a_scale", "deep_norm"}
     | {"wide", "wide_x", "wide_a", "x_projection", "a_projection"}
@@ -50,8 +48,8 @@ def fault_of(weights: Mapping[str, Any], task: Task) -> str | None:
 def _expected(weights: Mapping[str, Any], task: Task) -> dict[str, tuple[int, ...]]:
     """Shape of every array that may stand there, given the task and the few sizes the learner chooses."""
     num_actions, dx, da = len(task.actions), task.context.width, task.action.width
-    px = NUM_PROJECTED if "x_projection" in weights else dx
-    pa = NUM_PROJECTED if "a_projection" in weights else da
+    px = _size(weights, "x_projection", 1) if "x_projection" in weights else dx
+    pa = _size(weights, "a_projection", 1) if "a_projection" in weights else da
     hidden = _size(weights, "deep_w2", 0)
     embedded = _size(weights, "deep_embedding", 1)
     num_links = min(2, max(1, _size(weights, "cross", 1)))

@@ -11,7 +11,7 @@ import torch
 
 from learner.chosen import chosen_of
 from learner.experts import deep_rows
-from learner.policy import explain, network
+from learner.policy import explain, network, shapes
 from schemas.blocks import FeatureColumns, TransitionBlock
 from schemas.task import Task
 from tests.learner.learner_worlds import (
@@ -62,6 +62,10 @@ def blocks_task() -> Task:
     return catalogue_task(width=60, num_actions=50)
 
 
+def vast_task() -> Task:
+    return catalogue_task(width=120, num_actions=500)
+
+
 def projected_task() -> Task:
     return dense_task(width=48, learner="deep = false")
 
@@ -72,6 +76,7 @@ CASES: dict[str, tuple[Callable[[], Task], Callable[[Task, int, int], Transition
     "tokens": (tokens_task, tokens_rows),
     "blocks": (blocks_task, catalogue_rows),
     "projected": (projected_task, dense_rows),
+    "projected blocks": (vast_task, catalogue_rows),
 }
 
 
@@ -128,7 +133,8 @@ def test_what_is_judged_is_what_serves(name: str) -> None:
 
 
 def test_published_arrays_have_documented_dtypes(case: tuple[Task, dict[str, np.ndarray], TransitionBlock]) -> None:
-    _, weights, _ = case
+    task, weights, _ = case
+    assert shapes.fault_of(weights, task) is None
     assert network.__doc__ is not None
     for name, array in weights.items():
         assert name in network.__doc__
