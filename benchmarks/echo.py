@@ -1,4 +1,4 @@
-"""A bare confluent-kafka echo: the floor under every decision over Kafka. Run: python -m benchmarks.echo BOOTSTRAP IN OUT"""
+"""A bare confluent-kafka echo: the floor under every decision over Kafka: python -m benchmarks.echo BOOTSTRAP IN OUT"""
 
 from __future__ import annotations
 

@@ -51,7 +51,9 @@ def _request_fields(request: DecisionRequest) -> dict[str, Any]:
     fields = _slots(request)
     fields["context"] = _features(request.context)
     if request.candidates is not None:
-        candidates = [{"action_id": each.action_id, "features": _features(each.features)} for each in request.candidates]
+        candidates = [
+            {"action_id": each.action_id, "features": _features(each.features)} for each in request.candidates
+        ]
         fields["candidates"] = ("array", candidates)
     if request.bounds is not None:
         fields["bounds"] = ("headrace.Bounds", {"low": request.bounds[0], "high": request.bounds[1]})

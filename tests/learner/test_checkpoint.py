@@ -87,7 +87,10 @@ def test_crash_while_writing_leaves_the_one_before(tmp_path: Path) -> None:
 
 def test_full_disk_is_one_clear_sentence_and_leaves_nothing_behind(tmp_path: Path) -> None:
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with patch.object(checkpoint, "save_file", side_effect=full), pytest.raises(UserError, match="No space left") as caught:
+    with (
+        patch.object(checkpoint, "save_file", side_effect=full),
+        pytest.raises(UserError, match="No space left") as caught,
+    ):
         checkpoint.write(tmp_path, made(1), keep=3)
     assert str(tmp_path) in caught.value.message
     assert list(tmp_path.iterdir()) == []
