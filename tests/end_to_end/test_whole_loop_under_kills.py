@@ -24,6 +24,8 @@ MESSAGES = 2_000
 RATE_PER_S = 40
 KILLS = ("join", "decide", "learn", "broker")
 BETWEEN_KILLS_S = 4.0
+OUTAGE_S = 60.0
+"""How long the broker is gone: workers and learner wait, and come back by themselves."""
 READY_S = 180.0
 DRAIN_S = 90.0
 
@@ -60,7 +62,8 @@ class Loop:
         assert running is not None
         for node in running.nodes:
             processes.end(node.pid, 0)  # no time to end by itself: SIGKILL
-        time.sleep(3.0)
+        time.sleep(OUTAGE_S)
+        assert all(child.poll() is None for child in self.children.values()), self.said()
         broker.start(folder, int(running.bootstrap.rsplit(":", 1)[1]), tied=True)
 
     def is_ready(self, name: str) -> bool:
