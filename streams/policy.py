@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from learner.policy import network, probes, shapes
+from learner.policy.blank import blank_weights
 from learner.policy.explore import Explorer
 from schemas import weights as tensors
 from schemas.records import SnapshotManifest
@@ -175,6 +176,23 @@ def _by_task(arrays: Mapping[str, Any], tasks: Mapping[bytes, Task]) -> dict[byt
         if not found:
             raise Refused("missing-weights", f"task {tasks[key].name} is in the manifest, its weights are not")
     return weights
+
+
+def blank_policy(table: TaskTable) -> Policy:
+    """A policy that knows nothing, for rehearsals: loaded and probed as a real one, so that all of it is compiled."""
+    tasks = {task.fingerprint: task for task in table.current}
+    weights = {key: blank_weights(task) for key, task in tasks.items()}
+    loaded = _shadow_load(weights, tasks)
+    inputs = {
+        key: probes.ProbeInputs(columns, np.ones(int(columns.num_candidates.sum()), np.bool_))
+        for key, task in tasks.items()
+        for columns in [Encoder(task).encode([example_of(task)]).columns]
+    }
+    reason = probes.check(
+        probes.pack(inputs, tasks, weights), tasks, {key: each.weights for key, each in loaded.items()}
+    )
+    assert reason is None, reason
+    return Policy(0, b"", 0, loaded)
 
 
 def _shadow_load(weights: Mapping[bytes, Weights], tasks: Mapping[bytes, Task]) -> dict[bytes, Loaded]:

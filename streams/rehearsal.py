@@ -14,7 +14,7 @@ from schemas.registry import Registry
 from streams.decide import Asked, Decide, Situation
 from streams.decision_blocks import blocks_of
 from streams.examples import example_of
-from streams.policy import Policy
+from streams.policy import Policy, blank_policy
 from streams.replies import encoded_answer
 from streams.tasks import TaskFollower
 
@@ -22,8 +22,10 @@ log = logging.getLogger(__name__)
 
 
 def rehearse(decide: Decide, tasks: TaskFollower, registry: Registry, policy: Policy | None = None) -> None:
-    """Run every step from bytes to bytes for each current task, with and without a policy."""
+    """Run every step from bytes to bytes for each current task, with a policy (blank if none serves) and without."""
     started_s = time.monotonic()
+    if policy is None:
+        policy = blank_policy(tasks.table)
     for task in tasks.table.current:
         request = example_of(task)
         for payload in (encode(request, registry), encode(request, registry)):

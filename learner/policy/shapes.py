@@ -32,21 +32,28 @@ def fault_of(weights: Mapping[str, Any], task: Task) -> str | None:
         missing += [name for name in DEEP if name not in names]
     if missing:
         return f"array {missing[0]} is missing"
-    expected = _expected(weights, task)
+    wanted = expected(weights, task)
     for name in sorted(names):
         array = weights[name]
-        if name not in expected:
+        if name not in wanted:
             return f"array {name} is none that this version knows"
-        if array.shape != expected[name]:
-            return f"array {name} has shape {array.shape}, expected {expected[name]}"
-        dtype = np.int64 if name == "action_rows" else np.float64 if name in FLOAT64 else np.float32
-        if array.dtype != dtype:
-            return f"array {name} is {array.dtype}, expected {np.dtype(dtype)}"
+        if array.shape != wanted[name]:
+            return f"array {name} has shape {array.shape}, expected {wanted[name]}"
+        if array.dtype != dtype_of(name):
+            return f"array {name} is {array.dtype}, expected {dtype_of(name)}"
     return None
 
 
-def _expected(weights: Mapping[str, Any], task: Task) -> dict[str, tuple[int, ...]]:
-    """Shape of every array that may stand there, given the task and the few sizes the learner chooses."""
+def dtype_of(name: str) -> np.dtype[Any]:
+    """What an array of this name is made of."""
+    return np.dtype(np.int64 if name == "action_rows" else np.float64 if name in FLOAT64 else np.float32)
+
+
+def expected(weights: Mapping[str, Any], task: Task) -> dict[str, tuple[int, ...]]:
+    """Shape of every array that may stand there, given the task and the few sizes the learner chooses.
+
+    Those sizes are read from `deep_w2`, `deep_embedding`, `cross` and the projections, where they are arrays.
+    """
     num_actions, dx, da = len(task.actions), task.context.width, task.action.width
     px = _size(weights, "x_projection", 1) if "x_projection" in weights else dx
     pa = _size(weights, "a_projection", 1) if "a_projection" in weights else da
@@ -84,5 +91,5 @@ def _expected(weights: Mapping[str, Any], task: Task) -> dict[str, tuple[int, ..
 
 
 def _size(weights: Mapping[str, Any], name: str, axis: int) -> int:
-    shape = weights[name].shape if name in weights else ()
+    shape = getattr(weights.get(name), "shape", ())
     return int(shape[axis]) if len(shape) > axis else 0
