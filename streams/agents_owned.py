@@ -71,6 +71,8 @@ class OwnedPartition:
         self._read_offset = 0
         self._unread: deque[Unread] = deque()
         self._unknown: bytes = b""
+        self._skew_ms = 0
+        """Append time of the newest record when it was folded, minus our clock then; 0 once it was looked at."""
         self._num_skewed = 0
 
     @property
@@ -149,6 +151,7 @@ class OwnedPartition:
             log.warning("%s[%d]: %s; it is read again", self._journal, self.partition, error)
             return False
         self._ports.metrics.add("headrace_join_blocks", folded, partition=self.partition)
+        self._skew_ms = int(batch.timestamps_ms[-1]) - self._ports.now_ms()
         if generation == self.generation:
             await self._emit(join)
         return True
@@ -290,9 +293,10 @@ class OwnedPartition:
         metrics.set("headrace_join_progress_ms", self._join.time_ms, partition=partition)
         metrics.set("headrace_join_open_decisions", self._join.num_open, partition=partition)
         metrics.set("headrace_join_lag_records", max(0, end - next_offset), partition=partition)
-        if end <= next_offset and self._join.time_ms > 0:
-            skew_ms = self._join.time_ms - self._ports.now_ms()
-            metrics.set("headrace_join_clock_skew_ms", skew_ms, partition=partition)
-            self._num_skewed = self._num_skewed + 1 if abs(skew_ms) > SKEW_MS_MAX else 0
+        if end <= next_offset:
+            metrics.set("headrace_join_clock_skew_ms", self._skew_ms, partition=partition)
+            self._num_skewed = self._num_skewed + 1 if abs(self._skew_ms) > SKEW_MS_MAX else 0
             if self._num_skewed == SKEW_ROUNDS:
-                log.warning("the broker's clock and ours differ by %d ms: set up NTP; the broker's counts", skew_ms)
+                text = "%s[%d]: the broker's clock and ours differ by %d ms: set up NTP; windows go by the broker's"
+                log.warning(text, self._journal, partition, self._skew_ms)
+            self._skew_ms = 0

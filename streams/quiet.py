@@ -11,8 +11,13 @@ import sys
 import time
 
 REPEAT_S = 60.0
-_NOISY = ("aiokafka", "headrace.kafka", "faust.transport", "kafka")
+_NOISY = ("aiokafka", "headrace.kafka", "faust", "kafka", "mode")
 _NUMBERS = re.compile(r"\d+(\.\d+)?")
+_OUTAGE = re.compile(
+    "connect|refused|not ready|NotReady|coordinator|metadata|transport failure|timed out|overlapping|brokers are down",
+    re.IGNORECASE,
+)
+"""A broker that is gone shows in twenty different messages of three clients."""
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -28,14 +33,16 @@ class SayOnce(logging.Filter):
         """False for a repetition; the next one that is let through says how many were not."""
         if record.levelno < logging.WARNING or not record.name.startswith(_NOISY):
             return True
-        key = record.name + _NUMBERS.sub("#", record.getMessage())[:120]
+        text = record.getMessage()
+        key = "outage" if _OUTAGE.search(text) else record.name + _NUMBERS.sub("#", text)[:120]
         now = time.monotonic()
         said_s, num_left_out = self._said.get(key, (-self._repeat_s, 0))
         if now - said_s < self._repeat_s:
             self._said[key] = (said_s, num_left_out + 1)
             return False
-        if num_left_out:
-            record.msg, record.args = f"{record.getMessage()} (and {num_left_out} like this)", None
+        if key == "outage":
+            text = f"waiting for the broker: {text}"
+        record.msg, record.args = f"{text} (and {num_left_out} like this)" if num_left_out else text, None
         if len(self._said) > 1000:
             self._said.clear()
         self._said[key] = (now, 0)

@@ -1,0 +1,39 @@
+"""An outage is said once, not a thousand times."""
+
+from __future__ import annotations
+
+import logging
+
+from streams.quiet import SayOnce
+
+
+def record(name: str, text: str, level: int = logging.ERROR) -> logging.LogRecord:
+    return logging.LogRecord(name, level, __file__, 1, text, None, None)
+
+
+def test_the_messages_of_an_outage_are_one_line_whatever_client_says_them() -> None:
+    once = SayOnce()
+    first = record("aiokafka", "Unable connect to node with id 1: [Errno 111] Connection refused")
+    assert once.filter(first)
+    assert first.getMessage().startswith("waiting for the broker: Unable connect")
+    assert not once.filter(
+        record("headrace.kafka", "FAIL [thrd:bootstrap]: Connect to ipv4 failed: Connection refused")
+    )
+    assert not once.filter(record("aiokafka.consumer.group_coordinator", "Marking the coordinator dead (node 1)"))
+
+
+def test_a_repetition_is_let_through_again_later_with_how_many_were_not() -> None:
+    once = SayOnce(repeat_s=0)
+    once._repeat_s = 60
+    assert once.filter(record("aiokafka", "Something odd at offset 17"))
+    assert not once.filter(record("aiokafka", "Something odd at offset 18"))
+    once._repeat_s = 0
+    again = record("aiokafka", "Something odd at offset 19")
+    assert once.filter(again)
+    assert again.getMessage() == "Something odd at offset 19 (and 1 like this)"
+
+
+def test_our_own_messages_and_those_below_a_warning_are_never_held_back() -> None:
+    once = SayOnce()
+    assert all(once.filter(record("streams.agents_join", "restarts")) for _ in range(3))
+    assert all(once.filter(record("aiokafka", "connected", logging.INFO)) for _ in range(3))
