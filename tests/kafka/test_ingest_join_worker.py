@@ -86,7 +86,7 @@ def test_a_broker_that_is_gone_is_waited_for_and_nothing_is_lost(tmp_path: Path)
     folder = tmp_path / "broker"
     running = local_broker.start(folder, port=free_port(), tied=True)
     try:
-        wanted = project("outage", 4)
+        wanted = project("outage", 4, window="10s")  # time for ingest to find its group again
         settings = set_up(running.bootstrap, wanted)
         writer = JournalWriter(settings, wanted.tasks[0], 4)
         with worker("ingest+join", settings, tmp_path, session_timeout_s=10) as both:
