@@ -64,7 +64,9 @@ def run(demo: Demo) -> int:
     succeeded = False
     try:
         with (folder / "processes.log").open("w") as log, Supervisor(say=_into(log)) as supervisor:
-            code = _Run(demo, project, folder, supervisor).play()
+            once = _Run(demo, project, folder, supervisor)
+            code = once.play()
+            print(once.summary)  # below the live screen
         succeeded = code in (0, 130)
         return code
     finally:
@@ -80,6 +82,8 @@ class _Run:
     def __init__(self, demo: Demo, project: Project, folder: Path, supervisor: Supervisor) -> None:
         self.demo, self.project, self.folder, self.supervisor = demo, project, folder, supervisor
         self.watch: Watch | None = None
+        self.summary = ""
+        """What came of it, in a line."""
         self.figures = Figures()
         labels = _labels(demo)
         self.num_actions = len(project.tasks[0].actions)
@@ -170,9 +174,8 @@ class _Run:
         drawn = demo_picture.draw(
             self.demo.out / PICTURE_FILE, logged.rewards, report["uniform_reward"], self.best_constant
         )
-        self.view.say(_summary(report, self.demo.out, drawn))
-        if not self.demo.headless:
-            print(self.view.status)
+        self.summary = _summary(report, self.demo.out, drawn)
+        self.view.say("finished")
         return 0 if audited.is_clean else 1
 
 
