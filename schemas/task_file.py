@@ -183,7 +183,7 @@ class LearnerTable(Table):
     """What is learnt."""
 
     seed: int = Field(default=0, ge=0, lt=1 << 63)
-    cross_bits: int = Field(default=20, ge=10, le=26)
+    cross_bits: int = Field(default=18, ge=10, le=26)
     deep: bool = True
     cross: bool = True
 
