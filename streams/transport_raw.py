@@ -180,7 +180,7 @@ _MemoryRecords: Any = fetcher.MemoryRecords
 _PartitionRecords: Any = fetcher.PartitionRecords
 
 
-class _BatchRecords(_PartitionRecords):  # type: ignore[misc]  # aiokafka has no types
+class _BatchRecords(_PartitionRecords):
     """Yields `RecordBatch`es for the named topics and what aiokafka yields for the others."""
 
     next_fetch_offset: int

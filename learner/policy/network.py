@@ -5,7 +5,7 @@ numpy arrays and for torch tensors (CPU); it never imports torch. Knows nothing 
 
 Shape legend
     N rows, M candidates of all rows, K actions of a declared catalogue, E experts, L links of the cross expert
-    Dx, Da dense features of context and action; Px, Pa their width inside the product (the same, or projected: learner.design)
+    Dx, Da dense features of context and action; Px, Pa their width inside the product (see learner.design)
     H hidden units, J dimensions of a token embedding
 
 Arrays of one task, float64 unless said otherwise

@@ -31,7 +31,6 @@ def namespace() -> str:
 def create_topics(broker: str, namespace: str) -> Callable[..., None]:
     """``create_topics(partitions=4)`` makes every topic of the namespace, as `headrace topics apply` does."""
     from deploy.topics import create
-
     from schemas.settings import CommonSettings
 
     def make(partitions: int = 4) -> None:
