@@ -36,7 +36,7 @@ OUTCOME_DELAY_S = (0.05, 1.5)
 LATE_DELAY_S = (2.6, 3.6)
 """The task's window is 2 s."""
 PATIENCE_S = 20.0
-"""How long after the last request an answer is still waited for."""
+"""How long after the last request an answer is still waited for, unless --patience says otherwise."""
 
 MALFORMED_KINDS: tuple[bytes, ...] = (
     b"",
@@ -158,7 +158,7 @@ class Shop:
         }
         self.untidy(now + delay_s, "outcomes", subject, json.dumps(outcome).encode())
 
-    def run_until_done(self, rate: float) -> None:
+    def run_until_done(self, rate: float, patience_s: float) -> None:
         """Send every request at its time, answer every decision with its outcome."""
         self.subscribe()
         started = time.time() + 0.2
@@ -179,7 +179,7 @@ class Shop:
                 if message.error() is None:
                     self.answered(message, time.time())
                 message = self.consumer.poll(0)
-            if not self.due and asked == len(self.rows) and time.time() > last_asked + PATIENCE_S:
+            if not self.due and asked == len(self.rows) and time.time() > last_asked + patience_s:
                 break
         self.counts["unanswered"] = len(self.intended)
         self.producer.flush(10)
@@ -223,13 +223,14 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=100.0, help="requests per second")
     parser.add_argument("--limit", type=int, default=None, help="only the first N messages")
     parser.add_argument("--seed", type=int, default=1, help="order of messages, delays, duplicates")
+    parser.add_argument("--patience", type=float, default=PATIENCE_S, help="seconds to wait for the last answers")
     parser.add_argument("--report", default=None, help="JSON file to write at the end")
     parser.add_argument("--kafka-options", default="{}", help="JSON of librdkafka settings")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, stop)
     shop = Shop(options)
     try:
-        shop.run_until_done(options.rate)
+        shop.run_until_done(options.rate, options.patience)
     except KeyboardInterrupt:
         print("shop: interrupted", file=sys.stderr)
     report = shop.report()

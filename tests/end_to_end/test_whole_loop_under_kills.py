@@ -106,7 +106,18 @@ def _open_shop(loop: Loop) -> subprocess.Popen[bytes]:
     settings = loop.ready.settings
     command = [
         *(sys.executable, EXAMPLE / "shop.py", "--bootstrap", settings.bootstrap, "--namespace", settings.namespace),
-        *("--seed", "3", "--rate", str(RATE_PER_S), "--limit", str(MESSAGES), "--report", loop.folder / "shop.json"),
+        *(
+            "--seed",
+            "3",
+            "--rate",
+            str(RATE_PER_S),
+            "--limit",
+            str(MESSAGES),
+            "--patience",
+            "120",
+            "--report",
+            loop.folder / "shop.json",
+        ),
     ]
     with (loop.folder / "shop.log").open("wb") as log:
         return processes.spawn(command, log)
@@ -130,7 +141,7 @@ def test_each_process_killed_once_in_mid_run_leaves_a_clean_audit(loop: Loop) ->
             loop.kill(name)
             back = processes.wait_until(lambda: all(map(loop.is_ready, stack.PROCESSES)), READY_S)
             assert back, f"not ready {READY_S:.0f} s after the kill of {name}\n{loop.said()}"
-        assert processes.wait_until(lambda: shop.poll() is not None, 120), loop.said()
+        assert processes.wait_until(lambda: shop.poll() is not None, 240), loop.said()
         assert shop.returncode == 0, (loop.folder / "shop.log").read_text()
         drained = processes.wait_until(lambda: _is_drained(figures, loop.project.namespace.partitions), DRAIN_S, 0.25)
         assert drained, f"{figures.buckets()} {figures.num_decisions}\n{loop.said()}"
