@@ -199,7 +199,9 @@ def check_complete(settings: CommonSettings, writer: JournalWriter) -> Accounted
     expected = {
         tuple(decision_key(each)): float(each in writer.rewarded) for ids in writer.written.values() for each in ids
     }
-    assert found.rewards == expected
+    outcomes = {partition: progress.outcome_counts for partition, progress in found.progress.items()}
+    differing = {key for key in found.rewards.keys() | expected.keys() if found.rewards.get(key) != expected.get(key)}
+    assert not differing, f"{len(differing)} rows of {len(expected)} differ; outcomes by partition: {outcomes}"
     counts: dict[str, int] = defaultdict(int)
     for progress in found.progress.values():
         for bucket, count in progress.decision_counts.items():

@@ -62,7 +62,9 @@ def test_an_unreadable_definition_is_passed_over(broker: str, namespace: str) ->
         seen = tasks.changes
         _write(settings, b"garbage")
         record = project(namespace).task("offer").record()
-        _write(settings, encode(replace(record, definition='{"kind": "from the future"}'), REGISTRY))
+        _write(
+            settings, encode(replace(record, fingerprint=bytes(16), definition='{"kind": "from the future"}'), REGISTRY)
+        )
         _write(settings, encode(replace(record, kind="unheard-of"), REGISTRY))
         _write(settings, encode(record, REGISTRY))
         until(lambda: tasks.changes == seen + 1, 20)
