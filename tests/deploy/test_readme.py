@@ -1,0 +1,40 @@
+"""The README's own example is what the code takes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from schemas.codec import decode_outcome, decode_request
+from schemas.registry import FileRegistry
+from schemas.task import parse
+from streams.features import Encoder
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def _block(language: str) -> str:
+    found = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return next(text for text in found if "coupon" in text)
+
+
+def test_the_task_of_the_readme_parses_and_takes_the_readmes_request() -> None:
+    task = parse(_block("toml")).task("coupon")
+    sent = [text for text in re.findall(r"'customer-17:(\{.*?\})'", README) if "context" in text]
+    assert len(sent) == 1
+    request = decode_request(sent[0].encode(), FileRegistry())
+    encoded = Encoder(task).encode([request])
+    assert not encoded.errors
+    assert task.reward.binary
+
+
+def test_the_outcome_of_the_readme_is_one_that_the_task_counts() -> None:
+    task = parse(_block("toml")).task("coupon")
+    sent = [text for text in re.findall(r"'customer-17:(\{.*?\})'", README) if "type" in json.loads(text)]
+    outcome = decode_outcome(sent[0].encode(), FileRegistry())
+    assert outcome.type in {each.name for each in task.reward.types}
+
+
+def test_the_program_of_the_readme_compiles() -> None:
+    compile(_block("python"), "README.md", "exec")
