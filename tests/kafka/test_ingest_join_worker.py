@@ -99,7 +99,7 @@ def test_a_broker_that_is_gone_is_waited_for_and_nothing_is_lost(tmp_path: Path)
             for partition in range(4):
                 writer.decide(partition)
             writer.flush()
-            until(lambda: account(settings).num_rows == 40, 90, both.said)
+            until(lambda: account(settings).num_rows == 40, 60, both.said)
             os.kill(running.nodes[0].pid, signal.SIGKILL)
             time.sleep(10)
             assert both.process.poll() is None

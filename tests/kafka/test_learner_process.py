@@ -103,6 +103,12 @@ def test_published_snapshot_is_signed_whole_and_scores_as_its_probes_say(log: Lo
     snapshots.close()
 
 
+def num_in_both(snapshots: Snapshots) -> int:
+    """Versions that the learner that lived and the one that was killed have both published so far."""
+    lived, killed = ({m.version for m in snapshots.manifests if m.channel == name} for name in ("lived", "killed"))
+    return len(lived & killed)
+
+
 def test_killed_again_and_again_it_publishes_what_a_learner_that_lived_publishes(log: Log, tmp_path: Path) -> None:
     common = {"checkpoint_cuts": 2}
     lived = settings_of(
@@ -132,6 +138,8 @@ def test_killed_again_and_again_it_publishes_what_a_learner_that_lived_publishes
             process = spawn(killed)
             version = max(m.version for m in snapshots.manifests if m.channel == "killed")
             snapshots.wait_for(lambda m: m.channel == "killed" and m.version > version + 2, 60)
+            # In catch-up each uploads only its newest cut, so how many both upload is known only by counting.
+            snapshots.wait_for(lambda m: num_in_both(snapshots) >= 8, 60)
             process.send_signal(signal.SIGTERM)
             started = time.monotonic()
             _, stderr = process.communicate(timeout=10)
@@ -146,7 +154,7 @@ def test_killed_again_and_again_it_publishes_what_a_learner_that_lived_publishes
         name: {m.version: m for m in snapshots.manifests if m.channel == name} for name in ("lived", "killed")
     }
     both = set(by_channel["lived"]) & set(by_channel["killed"])
-    assert len(both) >= 3  # how many both upload depends on who is in catch-up when
+    assert len(both) >= 8
     for version in both:
         one, other = by_channel["lived"][version], by_channel["killed"][version]
         assert one.sha256 == other.sha256

@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Producer
 
+from deploy import reading
 from deploy.applying import apply
 from schemas.codec import decode
 from schemas.registry import FileRegistry
@@ -169,29 +170,17 @@ def until(met: Callable[[], bool], timeout_s: float = 30.0, explain: Callable[[]
 def read_all(settings: CommonSettings, name: str, num_at_least: int = 0, timeout_s: float = 30.0) -> list[Any]:
     """Every record of a topic of ours, decoded, with where it stood: (partition, offset, time, record)."""
     full = name if "." in name else topic(settings.namespace, name)
-    consumer = Consumer({"bootstrap.servers": settings.bootstrap, "group.id": "test", "enable.auto.commit": False})
-    found: list[Any] = []
     end = time.monotonic() + timeout_s
-    try:
-        partitions = list(consumer.list_topics(full, timeout=5).topics[full].partitions)
-        consumer.assign([TopicPartition(full, partition, 0) for partition in partitions])
-        while time.monotonic() < end:
-            places = [TopicPartition(full, partition) for partition in partitions]
-            ends = {place.partition: consumer.get_watermark_offsets(place, timeout=5)[1] for place in places}
-            while any(
-                place.offset < ends[place.partition] for place in consumer.position(places) if place.offset >= 0
-            ) or (not found and any(ends.values())):
-                for message in consumer.consume(1000, 0.2):
-                    if message.error() is None:
-                        record = decode(message.value() or b"", REGISTRY)
-                        found.append((message.partition(), message.offset(), message.timestamp()[1], record))
-                if time.monotonic() > end:
-                    break
-            if len(found) >= num_at_least:
-                return sorted(found, key=lambda each: each[:2])
-        raise AssertionError(f"{full}: {len(found)} records within {timeout_s:g} s, expected {num_at_least}")
-    finally:
-        consumer.close()
+    while True:
+        found = [
+            (entry.partition, entry.offset, entry.time_ms, decode(entry.value, REGISTRY))
+            for entry in reading.read_all(settings, full)
+        ]
+        if len(found) >= num_at_least:
+            return sorted(found, key=lambda each: each[:2])
+        if time.monotonic() > end:
+            raise AssertionError(f"{full}: {len(found)} records within {timeout_s:g} s, expected {num_at_least}")
+        time.sleep(0.2)
 
 
 def producer(settings: CommonSettings, **options: Any) -> Producer:
