@@ -11,13 +11,13 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
 
 from schemas.blocks import TransitionBlock
-from schemas.chain import ChainReader
+from schemas.chain import ChainReader, Fork, Hole
 from schemas.codec import BadRecord, decode
 from schemas.records import Progress
 from schemas.registry import Registry
@@ -89,22 +89,28 @@ def read_state(settings: CommonSettings, registry: Registry, partition: int) -> 
         journal_start, journal_end = client.get_watermark_offsets(journal, timeout=ANSWER_S)
         low, end = client.get_watermark_offsets(where, timeout=ANSWER_S)
         newest = _newest_progress(client, registry, where, low, end)
-        reader, progress = ChainReader(), None
-        start = low
-        if newest is not None:
-            progress, start = newest, max(low, newest.transitions_offset)
-            reader.adopt(newest)
-        num_holes = num_forks = 0
-        for message in _range(client, where, start, end):
-            record = read_record(message.value() or b"", registry)
-            if isinstance(record, TransitionBlock):
-                verdict = type(reader.offer(record)).__name__
-                num_holes, num_forks = num_holes + (verdict == "Hole"), num_forks + (verdict == "Fork")
-            elif isinstance(record, Progress) and _is_newer(record, progress) and reader.covers(record):
-                progress = record
-        return ReadState(progress, reader, end, journal_start, journal_end, num_holes, num_forks)
+        start = low if newest is None else max(low, newest.transitions_offset)
+        records = (read_record(message.value() or b"", registry) for message in _range(client, where, start, end))
+        return judge(newest, records, end, journal_start, journal_end)
     finally:
         client.close()
+
+
+def judge(
+    newest: Progress | None, records: Iterable[ReadRecord], end: int, journal_start: int, journal_end: int
+) -> ReadState:
+    """The reader state after `records`: those from `newest`'s transitions offset on, all of them when there is none."""
+    reader, progress = ChainReader(), newest
+    if newest is not None:
+        reader.adopt(newest)
+    num_holes = num_forks = 0
+    for record in records:
+        if isinstance(record, TransitionBlock):
+            verdict = reader.offer(record)
+            num_holes, num_forks = num_holes + isinstance(verdict, Hole), num_forks + isinstance(verdict, Fork)
+        elif isinstance(record, Progress) and _is_newer(record, progress) and reader.covers(record):
+            progress = record
+    return ReadState(progress, reader, end, journal_start, journal_end, num_holes, num_forks)
 
 
 def _is_newer(record: Progress, than: Progress | None) -> bool:

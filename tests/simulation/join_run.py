@@ -1,0 +1,189 @@
+"""One seed of the join: workers come, go, pause and die over given journals, and what they leave must be the truth."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from schemas.records import Progress
+from schemas.task import TaskTable
+from streams.join import JoinPartition
+from tests.simulation.join_worker import HEAL_S, JoinWorker, Logs, Setting
+from tests.simulation.seams import CutAnywhere, owned_partitions
+from tests.simulation.truth import Truth, read_through, require
+from tests.simulation.virtual import Clock, Envelopes, Faults
+from tests.simulation.worlds import TICK, World, make_world
+
+MODES = (
+    Faults(), Faults(lose=0.05), Faults(refuse=0.05, doubt=0.05), Faults(double=0.1),
+    Faults(lose=0.05, refuse=0.03, doubt=0.03, double=0.05), Faults(lose=0.3),
+)  # fmt: skip
+NUM_RECORDS = 18
+SETTLE_ROUNDS = 400
+
+
+@dataclass
+class Result:
+    """What a run was like; for the campaign's report."""
+
+    num_folds: int = 0
+    num_alarms: int = 0
+    num_restarts: int = 0
+
+
+class JoinRun:
+    """See the module's docstring. Everything follows from the seed."""
+
+    def __init__(self, seed: int, join: type[JoinPartition] = CutAnywhere) -> None:
+        self.rng = Random(seed)
+        self.join = join
+        self.world: World = make_world(self.rng, NUM_RECORDS)
+        self.codec, self.clock = Envelopes(), Clock()
+        limits = (5, 3) if self.rng.random() < 0.1 else (10**6, 10**5)
+        logs = [
+            Logs([(time_ms, self.codec.encode(record)) for time_ms, record in journal])
+            for journal in self.world.journals
+        ]  # fmt: skip
+        self.setting = Setting(
+            self.rng, logs, self.codec, self.clock, TaskTable(self.world.tasks), self.rng.choice(MODES), limits,
+            pause=self.rng.choice((0.0, 0.0, 0.3)),
+        )  # fmt: skip
+        self.workers: list[JoinWorker] = []
+        self.asleep: set[int] = set()
+        self.restless = self.rng.choice((0.0, 0.02, 0.05, 0.1))
+        self.slow = self.rng.choice((1.0, 1.0, 0.3))
+        """Pace of partition 0."""
+
+    def run(self) -> None:
+        """Raises Wrong."""
+        logging.disable(logging.CRITICAL)
+        with owned_partitions(self.rng, self.codec, self.clock, self.join):
+            self._trouble()
+            self._settle()
+        self._check()
+
+    # the scheduler
+
+    def _trouble(self) -> None:
+        rng, logs = self.rng, self.setting.logs
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            self._start()
+        self._rebalance()
+        for _ in range(6 * NUM_RECORDS):
+            self.clock.now_s += rng.choice((0.05, 0.3, 1.0))
+            for partition, each in enumerate(logs):
+                if rng.random() < (0.5 * self.slow if partition == 0 else 0.5):
+                    each.visible = min(len(each.journal), each.visible + rng.choice((0, 1, 1, 2)))
+            if rng.random() < self.restless:
+                self._disturb()
+            index = rng.randrange(len(self.workers))
+            if index not in self.asleep:
+                self._step(self.workers[index])
+
+    def _step(self, worker: JoinWorker) -> None:
+        rng = self.rng
+        if rng.random() < 0.3:
+            worker.deliver(rng.randrange(len(self.setting.logs)), self.setting.faults)
+        if worker.held.keys() != worker.assignment and rng.random() < 0.5:
+            worker.obey()
+        for partition in list(worker.held):
+            worker.turn(partition)
+            if rng.random() < 0.7:
+                worker.deliver(partition, self.setting.faults)
+
+    def _disturb(self) -> None:
+        rng = self.rng
+        choice = rng.randrange(6)
+        index = rng.randrange(len(self.workers))
+        if choice == 0:  # killed, and started again
+            self.workers[index].die()
+            self.workers[index] = JoinWorker(self.setting)
+            self.asleep.discard(index)
+            self._rebalance()
+        elif choice == 1 and len(self.workers) < 4:
+            self._start()
+            self._rebalance()
+        elif choice == 2 and len(self.workers) > 1:  # paused: the group goes on without it
+            self.asleep.add(index)
+            self._rebalance()
+        elif choice == 3:  # a paused one goes on, and does not know
+            self.asleep.clear()
+        elif choice == 4:  # killed without anyone noticing yet
+            self.workers[index].die()
+            fresh = JoinWorker(self.setting)
+            fresh.assignment = self.workers[index].assignment
+            self.workers[index] = fresh
+        else:
+            self._rebalance()
+
+    def _start(self) -> None:
+        self.workers.append(JoinWorker(self.setting))
+
+    def _rebalance(self) -> None:
+        awake = [worker for index, worker in enumerate(self.workers) if index not in self.asleep]
+        if not awake:
+            self.asleep.clear()
+            awake = self.workers
+        shares: dict[int, set[int]] = {id(worker): set() for worker in awake}
+        for partition in range(len(self.setting.logs)):
+            shares[id(self.rng.choice(awake))].add(partition)
+        for worker in awake:
+            worker.assignment = frozenset(shares[id(worker)])
+
+    def _settle(self) -> None:
+        """No more trouble: whoever owns what must come to the end by itself, whatever went wrong before."""
+        self.setting.faults, self.setting.pause = Faults(), 0.0
+        self._rebalance()
+        for each in self.setting.logs:
+            each.visible = len(each.journal)
+        for worker in self.workers:
+            worker.obey() if worker.assignment or worker.held else None
+        for turn in range(SETTLE_ROUNDS):
+            for worker in self.workers:
+                if worker.held.keys() != worker.assignment:
+                    worker.obey()
+                for partition in range(len(self.setting.logs)):
+                    worker.deliver(partition, Faults())
+                for partition in list(worker.held):
+                    worker.turn(partition)
+                    if turn % 8 == 0:
+                        self.clock.now_s += HEAL_S
+                        worker.look(partition)
+            if turn % 4 == 3 and self._is_settled():
+                return
+
+    def _is_settled(self) -> bool:
+        """Whether every partition's newest Progress is about its journal's end; one more tick where it is not yet."""
+        settled = True
+        for partition, logs in enumerate(self.setting.logs):
+            if not any(worker.is_idle(partition) for worker in self.workers):
+                settled = False
+            elif self._newest(logs) != len(logs.journal):
+                settled = False
+                self.world.journals[partition].append((self.world.journals[partition][-1][0] + 1, TICK))
+                logs.journal.append((logs.journal[-1][0] + 1, self.codec.encode(TICK)))
+                logs.visible += 1
+        return settled
+
+    def _newest(self, logs: Logs) -> int:
+        """Journal offset of the last Progress in the transitions."""
+        for _, value in reversed(logs.transitions):
+            record = self.codec.decode(value)
+            if isinstance(record, Progress):
+                return record.journal_offset
+        return -1
+
+    def _check(self) -> None:
+        for partition, logs in enumerate(self.setting.logs):
+            truth = Truth(self.world, partition, self.setting.limits)
+            records: list[Any] = [self.codec.decode(value) for _, value in logs.transitions]
+            found = read_through(records, truth)
+            require(found.rows == truth.rows, "transitions are not those of the brute-force join", partition)
+            newest = found.newest
+            require(
+                newest is not None and newest.journal_offset == len(logs.journal),
+                "the join did not get to the end",
+                (partition, newest and newest.journal_offset, len(logs.journal)),
+            )
