@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from random import Random
-from typing import Any
 
 from schemas.records import Progress
 from schemas.task import TaskTable
@@ -20,25 +18,20 @@ MODES = (
     Faults(), Faults(lose=0.05), Faults(refuse=0.05, doubt=0.05), Faults(double=0.1),
     Faults(lose=0.05, refuse=0.03, doubt=0.03, double=0.05), Faults(lose=0.3),
 )  # fmt: skip
+ROWS = "the transitions are not those of the whole log"
+COUNTS = "Progress counts wrongly"
+END = "the join did not get to the end"
 NUM_RECORDS = 18
+STILL_ROUNDS = 10
 SETTLE_ROUNDS = 400
-
-
-@dataclass
-class Result:
-    """What a run was like; for the campaign's report."""
-
-    num_folds: int = 0
-    num_alarms: int = 0
-    num_restarts: int = 0
 
 
 class JoinRun:
     """See the module's docstring. Everything follows from the seed."""
 
-    def __init__(self, seed: int, join: type[JoinPartition] = CutAnywhere) -> None:
+    def __init__(self, seed: int, join: type[JoinPartition] = CutAnywhere, truth: type[Truth] = Truth) -> None:
         self.rng = Random(seed)
-        self.join = join
+        self.join, self.truth = join, truth
         self.world: World = make_world(self.rng, NUM_RECORDS)
         self.codec, self.clock = Envelopes(), Clock()
         limits = (5, 3) if self.rng.random() < 0.1 else (10**6, 10**5)
@@ -55,6 +48,8 @@ class JoinRun:
         self.restless = self.rng.choice((0.0, 0.02, 0.05, 0.1))
         self.slow = self.rng.choice((1.0, 1.0, 0.3))
         """Pace of partition 0."""
+        self.stops = [list(stops) for stops in self.world.stops]
+        self.still = [0] * len(logs)
 
     def run(self) -> None:
         """Raises Wrong."""
@@ -71,16 +66,33 @@ class JoinRun:
         for _ in range(rng.choice((1, 1, 2, 3))):
             self._start()
         self._rebalance()
-        for _ in range(6 * NUM_RECORDS):
+        for _ in range(5 * NUM_RECORDS + 2 * STILL_ROUNDS * max(len(stops) for stops in self.stops)):
             self.clock.now_s += rng.choice((0.05, 0.3, 1.0))
             for partition, each in enumerate(logs):
                 if rng.random() < (0.5 * self.slow if partition == 0 else 0.5):
-                    each.visible = min(len(each.journal), each.visible + rng.choice((0, 1, 1, 2)))
+                    self._append(partition, each)
             if rng.random() < self.restless:
                 self._disturb()
             index = rng.randrange(len(self.workers))
             if index not in self.asleep:
                 self._step(self.workers[index])
+
+    def _append(self, partition: int, logs: Logs) -> None:
+        """The journal goes on; at a stop it rests, and then, mostly, everyone starts again."""
+        until = self.stops[partition][0] if self.stops[partition] else len(logs.journal)
+        logs.visible = min(until, logs.visible + self.rng.choice((0, 1, 1, 2, 3)))
+        if logs.visible < until or not self.stops[partition]:
+            return
+        self.still[partition] += 1
+        if self.still[partition] > STILL_ROUNDS:
+            self.still[partition] = 0
+            self.stops[partition].pop(0)
+            if self.rng.random() < 0.8:
+                for worker in self.workers:
+                    worker.die()
+                self.workers = [JoinWorker(self.setting)]
+                self.asleep.clear()
+                self._rebalance()
 
     def _step(self, worker: JoinWorker) -> None:
         rng = self.rng
@@ -177,13 +189,10 @@ class JoinRun:
 
     def _check(self) -> None:
         for partition, logs in enumerate(self.setting.logs):
-            truth = Truth(self.world, partition, self.setting.limits)
-            records: list[Any] = [self.codec.decode(value) for _, value in logs.transitions]
-            found = read_through(records, truth)
-            require(found.rows == truth.rows, "transitions are not those of the brute-force join", partition)
-            newest = found.newest
-            require(
-                newest is not None and newest.journal_offset == len(logs.journal),
-                "the join did not get to the end",
-                (partition, newest and newest.journal_offset, len(logs.journal)),
-            )
+            truth = self.truth(self.world, partition, self.setting.limits)
+            found = read_through([self.codec.decode(value) for _, value in logs.transitions], truth)
+            require(found.rows == truth.rows, ROWS, partition)
+            for wrong in found.wrong:
+                raise wrong
+            reached = found.newest.journal_offset if found.newest is not None else 0
+            require(reached == len(logs.journal), END, (partition, reached, len(logs.journal)))

@@ -11,6 +11,8 @@ import numpy as np
 from schemas.blocks import DecisionBlock, Tick, TransitionBlock
 from schemas.chain import Accepted, ChainReader, Fork, Hole
 from schemas.records import DecisionBucket, Progress
+from schemas.task import TaskTable
+from streams.join import JoinLimits, JoinPartition
 from tests.oracle.brute_force_join import BruteForceJoin, Row
 from tests.oracle.join_world import definition_of
 from tests.simulation.worlds import World
@@ -37,26 +39,24 @@ class At:
 
 
 class Truth:
-    """One partition by the brute-force join."""
+    """One partition as the brute-force join has it."""
 
     def __init__(self, world: World, partition: int, limits: tuple[int, int]) -> None:
+        self.at: dict[int, At] = {}
+        self.rows: dict[bytes, list[Row]] = {}
         journal = world.journals[partition]
+        self._blocks = {offset: each for offset, (_, each) in enumerate(journal) if isinstance(each, DecisionBlock)}
+        self._find(world, partition, limits)
+
+    def _find(self, world: World, partition: int, limits: tuple[int, int]) -> None:
         definitions = {task.fingerprint: definition_of(task) for task in world.tasks}
         brute = BruteForceJoin(definitions, *limits)
-        self.at: dict[int, At] = {}
-        self._blocks: dict[int, DecisionBlock] = {}
-        for offset, (time_ms, record) in enumerate(journal):
+        for offset, (time_ms, record) in enumerate(world.journals[partition]):
             brute.fold(offset, time_ms, record)
-            if isinstance(record, DecisionBlock):
-                self._blocks[offset] = record
-            elif isinstance(record, Tick):
+            if isinstance(record, Tick):
                 lasts = {fingerprint: rows[-1].position for fingerprint, rows in brute.rows.items()}
                 self.at[offset + 1] = At(*brute.counts, brute.time, lasts)
-        self.rows: dict[bytes, list[Row]] = {
-            fingerprint: [replace(row, rewards=tuple(np.float32(row.rewards).tolist())) for row in rows]
-            for fingerprint, rows in brute.rows.items()
-        }
-        self.num_decisions = sum(len(block) for block in self._blocks.values())
+        self.rows = {fingerprint: [_as_float32(row) for row in rows] for fingerprint, rows in brute.rows.items()}
 
     def check_block(self, block: TransitionBlock) -> None:
         """The decision's columns stand in the transition as they stood in the journal."""
@@ -85,6 +85,26 @@ class Truth:
         """Rule 17: both identities, by counting the journal's rows."""
         read = sum(len(block) for offset, block in self._blocks.items() if offset < said.journal_offset)
         require(sum(said.decision_counts.values()) == read, "decisions are not conserved", said.decision_counts)
+
+
+class OwnTruth(Truth):
+    """One partition as one undisturbed join of the same kind has it: for rules that are wrong but must agree."""
+
+    join: type[JoinPartition] = JoinPartition
+
+    def _find(self, world: World, partition: int, limits: tuple[int, int]) -> None:
+        join = self.join(partition, TaskTable(world.tasks), limits=JoinLimits(*limits))
+        for offset, (time_ms, record) in enumerate(world.journals[partition]):
+            join.fold(offset, time_ms, record)
+            for block in join.emit():
+                self.rows.setdefault(block.fingerprint, []).extend(rows_of(block, 0))
+            if isinstance(record, Tick):
+                lasts = {fingerprint: rows[-1].position for fingerprint, rows in self.rows.items()}
+                self.at[offset + 1] = At(join.stats["decisions"], join.stats["outcomes"], join.time_ms, lasts)
+
+
+def _as_float32(row: Row) -> Row:
+    return replace(row, rewards=tuple(np.array(row.rewards, np.float32).tolist()))
 
 
 def _same_columns(mine: Any, theirs: Any) -> bool:
@@ -119,28 +139,42 @@ class ReadThrough:
     alarms: list[tuple[str, int]]
     """(hole or fork, offset)."""
     newest: Progress | None
+    wrong: list[Wrong]
+    """Broken promises, in order; what was lost or taken twice is told before them."""
 
 
 def read_through(records: Sequence[Any], truth: Truth) -> ReadThrough:
     """From the first record on, by the reader rule; holes and forks must be exactly those that are there."""
-    reader, found = ChainReader(), ReadThrough({}, [], None)
-    judge = NaiveReader(truth)
+    reader, found = ChainReader(), ReadThrough({}, [], None, [])
+    naive = NaiveReader(truth)
     for offset, record in enumerate(records):
-        if isinstance(record, Progress):
-            truth.check_progress(record)
-            newest = found.newest
-            if reader.covers(record) and (newest is None or record.journal_offset > newest.journal_offset):
-                found.newest = record
-            continue
-        verdict = reader.offer(record)
-        name = type(verdict).__name__.lower()
-        require(name == judge.verdict(record), "the reader rule misjudges a block", (offset, name))
-        if isinstance(verdict, Hole | Fork):
-            found.alarms.append((name, offset))
-        elif isinstance(verdict, Accepted) and verdict.start < len(record):
-            found.rows.setdefault(record.fingerprint, []).extend(rows_of(record, verdict.start))
-            truth.check_block(record)
+        try:
+            if isinstance(record, Progress):
+                _count(reader, record, found)
+                truth.check_progress(record)
+            else:
+                name = _judge(reader, record, offset, found)
+                require(name == naive.verdict(record), "the reader rule misjudges a block", (offset, name))
+                truth.check_block(record)
+        except Wrong as wrong:
+            found.wrong.append(wrong)
     return found
+
+
+def _count(reader: ChainReader, said: Progress, found: ReadThrough) -> None:
+    newest = found.newest
+    if reader.covers(said) and (newest is None or said.journal_offset > newest.journal_offset):
+        found.newest = said
+
+
+def _judge(reader: ChainReader, block: TransitionBlock, offset: int, found: ReadThrough) -> str:
+    verdict = reader.offer(block)
+    name = type(verdict).__name__.lower()
+    if isinstance(verdict, Hole | Fork):
+        found.alarms.append((name, offset))
+    elif isinstance(verdict, Accepted) and verdict.start < len(block):
+        found.rows.setdefault(block.fingerprint, []).extend(rows_of(block, verdict.start))
+    return name
 
 
 class NaiveReader:

@@ -62,6 +62,8 @@ class World:
     tasks: tuple[Task, ...]
     journals: list[list[Record]]
     """One per partition."""
+    stops: list[list[int]]
+    """Per partition: journal offsets at which nothing comes for a while, and then mostly everyone starts again."""
 
 
 def make_world(rng: Random, num_records: int) -> World:
@@ -69,7 +71,8 @@ def make_world(rng: Random, num_records: int) -> World:
     tasks = tuple(all_tasks()[name] for name in rng.choice(WORLDS))
     num_partitions = rng.choice((1, 1, 1, 2, 2, 3))
     share = max(8, num_records // num_partitions)
-    return World(tasks, [_journal(rng, tasks, partition, share) for partition in range(num_partitions)])
+    made = [_journal(rng, tasks, partition, share) for partition in range(num_partitions)]
+    return World(tasks, [journal for journal, _ in made], [stops for _, stops in made])
 
 
 class _Source:
@@ -91,41 +94,99 @@ class _Source:
         return replace(_outcomes(told), source_partition=number, source_offsets=offsets)
 
 
-def _journal(rng: Random, tasks: tuple[Task, ...], partition: int, num_records: int) -> list[Record]:
+def _journal(rng: Random, tasks: tuple[Task, ...], partition: int, num_records: int) -> tuple[list[Record], list[int]]:
+    """The records, and where to stop."""
     journal: list[Record] = []
     sources = (_Source(), _Source())
     now, step = START_MS + rng.randrange(10) * 10 * SECOND, 0
     ids = rng.choice((3, 5, 12))
     pace = rng.choice(((0, 0, 10, 20, 50), (0, 10, 50, 100, 150), (0, 0, 20, 100, 300), (10, 40, 100, 200, 600)))
-    steps = rng.random() < 0.3
+    steps = rng.choice(_STEPS)
+    edge = rng.choice((_at_the_edge, _again_and_again))(rng, tasks, partition) if rng.random() < 0.3 else []
+    is_edgy, edge_at = bool(edge), rng.randrange(num_records // 2)
     for index in range(num_records):
-        now += rng.choice(pace) * SECOND
-        if steps and rng.random() < 0.08:
-            step = rng.choice((0, -HOUR, HOUR, -150 * SECOND, 100 * SECOND))
-        kind = rng.random()
-        record: Any = TICK
-        if kind < 0.4:
-            usable = tasks if 3 * index > num_records else tasks[:-1] or tasks
-            record = _some_decisions(rng, rng.randrange(len(usable)), usable, ids, partition)
-        elif kind < 0.75:
-            number = rng.randrange(2)
-            record = sources[number].block(rng, ids, partition, number)
-        elif kind < 0.77:
-            record = BAD
+        if index >= edge_at and edge:
+            wait, record = edge.pop(0)
+            now += wait
+        else:
+            now += rng.choice(pace) * SECOND
+            if rng.random() < steps[0]:
+                step = rng.choice(steps[1:]) * SECOND
+            record = _some_record(rng, tasks, ids, partition, 3 * index > num_records, sources)
         journal.append((now + step, record))
     last = max(time_ms for time_ms, _ in journal)
-    return [*journal, *((last + END_MS * (1 + more), TICK) for more in range(2))]
+    ticks = [offset + 1 for offset, (_, record) in enumerate(journal) if record is TICK]
+    stops = set(rng.sample(ticks, min(len(ticks), rng.choice((0, 1, 2)))))
+    stops |= {tick for tick in ticks if is_edgy and edge_at < tick and rng.random() < 0.6}
+    journal += [(last + END_MS * (1 + more), TICK) for more in range(2)]
+    return journal, sorted(stops)[:3]
 
 
-def _some_decisions(rng: Random, which: int, tasks: tuple[Task, ...], ids: int, partition: int) -> DecisionBlock:
-    slots = tasks[which].num_slots
+_STEPS = (
+    (0.0, 0), (0.0, 0), (0.08, 0, -3600, 3600, -150), (0.3, -20, -10, 0, 20), (0.15, -150, 0, 100),
+)  # fmt: skip
+"""How often a partition's leader changes, and by how many seconds its clock may then be off."""
+
+
+def _some_record(
+    rng: Random, tasks: tuple[Task, ...], ids: int, partition: int, is_late: bool, sources: tuple[_Source, _Source]
+) -> Any:
+    kind = rng.random()
+    if kind < 0.4:
+        usable = tasks if is_late else tasks[:-1] or tasks
+        return _some_decisions(rng, rng.choice(usable), ids, partition)
+    if kind < 0.75:
+        number = rng.randrange(2)
+        return sources[number].block(rng, ids, partition, number)
+    return BAD if kind < 0.77 else TICK
+
+
+def _at_the_edge(rng: Random, tasks: tuple[Task, ...], partition: int) -> list[Record]:
+    """(wait, record): what depends on the oldest record that anything can depend on.
+
+    A decision; its duplicate almost a horizon later; an outcome that only the first of them could have had, almost a
+    window later; the decision that gets it instead, almost a backward window after that. Whoever starts between the
+    first and the second takes the duplicate for a decision and gives it the outcome.
+    """
+    task = max(tasks, key=lambda task: task.reward.backward_ms)
+    kind = task.reward.types[0]
+    other = max(tasks, key=lambda task: task.reward.window_ms)
+    horizon = 600 * SECOND
+    first, later, subject = 100 * partition + 60, 100 * partition + 61, 77
+    chosen = (0,) if other.num_slots == 1 else (0, 1)
+    mine = (0,) if task.num_slots == 1 else (0, 1)
+    heir = _decisions(task.fingerprint, ((later, subject, mine),), 2, frozenset())
+    shared = next((each for each in other.reward.types if each.name == kind.name), other.reward.types[0])
+    told = Told(key=9_000 + partition, subject=subject, kind=shared.name, value=1.0)
+    source = replace(_outcomes((told,)), source_partition=2)
+    near = (0, 0, 0, -10 * SECOND, 10 * SECOND)
+    return [
+        (0, _decisions(other.fingerprint, ((first, subject, chosen),), 1, frozenset())),
+        (horizon + rng.choice(near), _decisions(other.fingerprint, ((first, subject, chosen),), 1, frozenset())),
+        (shared.window_ms + rng.choice(near), source),
+        (task.reward.backward_ms + rng.choice(near), heir),
+        (0, TICK),
+    ]  # fmt: skip
+
+
+def _again_and_again(rng: Random, tasks: tuple[Task, ...], partition: int) -> list[Record]:
+    """(wait, record): one id that comes back before the window of its last record has passed, time after time."""
+    task = max(tasks, key=lambda task: task.reward.window_ms)
+    rows = ((100 * partition + 62, 78, (0,) if task.num_slots == 1 else (0, 1)),)
+    block = _decisions(task.fingerprint, rows, 1, frozenset())
+    records: list[Record] = [(int(task.reward.window_ms * rng.uniform(0.4, 0.95)), block) for _ in range(9)]
+    return [*records[:7], (0, TICK), *records[7:]]
+
+
+def _some_decisions(rng: Random, task: Task, ids: int, partition: int) -> DecisionBlock:
+    slots = task.num_slots
     rows = []
     for _ in range(rng.choice((1, 1, 2, 3))):
         decision = 100 * partition + rng.randint(1, ids)
         chosen = (rng.randrange(2),) if slots == 1 else tuple(rng.sample(range(3), slots))
         rows.append((decision, decision % 3 + 1, chosen))
     bad = frozenset((0,)) if rng.random() < 0.05 else frozenset()
-    return _decisions(tasks[which].fingerprint, tuple(rows), rng.randint(0, 3), bad)
+    return _decisions(task.fingerprint, tuple(rows), rng.randint(0, 3), bad)
 
 
 @lru_cache(maxsize=20_000)

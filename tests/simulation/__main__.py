@@ -1,0 +1,28 @@
+"""``python -m tests.simulation SEED``: run one seed again; ``FIRST LAST``: all from one to the other."""
+
+from __future__ import annotations
+
+import sys
+
+from tests.simulation.campaign import replay_command, run_campaign, run_seed
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code 1 when a seed is wrong."""
+    if len(arguments) == 1:
+        run_seed(int(arguments[0]))
+        print(f"seed {arguments[0]}: every invariant holds")
+        return 0
+    if len(arguments) != 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    first, last = int(arguments[0]), int(arguments[1])
+    found = run_campaign(first, last - first + 1, lambda line: print(line, flush=True))
+    for seed, said in found.failures[:20]:
+        print(f"{said}\n    {replay_command(seed)}")
+    print(f"{found.num_seeds} seeds, {len(found.failures)} wrong, {1000 * found.cpu_s / found.num_seeds:.1f} ms each")
+    return 1 if found.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
