@@ -60,26 +60,39 @@ def long_bytes(value: int) -> bytes:
     return bytes(out)
 
 
-def write_fields(prefix: bytes, fields: Mapping[str, Any], layout: Layout) -> bytes:
-    """`prefix` and the fields in the layout's order, as one message.
+@lru_cache(maxsize=64)
+def _int_names(layout: Layout) -> tuple[str, ...]:
+    """Integer columns of a layout, in its order."""
+    return tuple(name for name, kind in zip(layout.names, layout.kinds, strict=True) if kind in (I32S, I64S))
 
-    Integer columns of all fields go through numba together: one call, whatever the number of columns.
-    Every block has integer columns.
-    """
-    int_names = [name for name, kind in zip(layout.names, layout.kinds, strict=True) if kind in (I32S, I64S)]
-    columns = [fields[name].reshape(-1) for name in int_names]
-    counts = np.fromiter(map(len, columns), np.int64, len(columns))
-    written, stops = write_arrays(np.concatenate(columns, dtype=np.int64), counts)
-    encoded, ends = written.data, iter(stops.tolist())
-    parts: list[Any] = [prefix]
+
+def _int_arrays(fields: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
+    """The bytes of each integer column that has elements: one call for all, whatever their number."""
+    columns = [(name, fields[name]) for name in _int_names(layout)]
+    columns = [(name, column) for name, column in columns if column.size]
+    if not columns:
+        return {}
+    flat = [column if column.ndim == 1 else column.reshape(-1) for _, column in columns]
+    written, ends = write_arrays(np.concatenate(flat, dtype=np.int64), np.array([len(column) for column in flat]))
+    encoded = written.data
+    arrays: dict[str, Any] = {}
     first = 0
+    for (name, _), last in zip(columns, ends.tolist(), strict=True):
+        arrays[name] = encoded[first:last]
+        first = last
+    return arrays
+
+
+def write_fields(prefix: bytes, fields: Mapping[str, Any], layout: Layout) -> bytes:
+    """`prefix` and the fields in the layout's order, as one message."""
+    int_arrays = _int_arrays(fields, layout)
+    parts: list[Any] = [prefix]
     for name, kind in zip(layout.names, layout.kinds, strict=True):
+        if name in int_arrays:
+            parts.append(int_arrays[name])
+            continue
         value = fields[name]
-        if kind in (I32S, I64S):
-            last = next(ends)
-            parts.append(encoded[first:last])
-            first = last
-        elif kind == NUMBER:
+        if kind == NUMBER:
             parts.append(long_bytes(value))
         elif kind == FIXED:
             parts.append(value)
@@ -89,10 +102,10 @@ def write_fields(prefix: bytes, fields: Mapping[str, Any], layout: Layout) -> by
         elif kind == STRINGS:
             parts.append(_strings(value))
         elif kind == BYTES:
-            raw = value if isinstance(value, bytes) else np.ascontiguousarray(value)
-            parts += (long_bytes(len(raw) if isinstance(raw, bytes) else raw.nbytes), raw)
-        elif value.size:
-            parts += (long_bytes(value.size), np.ascontiguousarray(value, DTYPES[kind]), b"\0")
-        else:
+            raw = value if isinstance(value, bytes) else value.tobytes()
+            parts += (long_bytes(len(raw)), raw)
+        elif not value.size:
             parts.append(b"\0")
+        else:
+            parts += (long_bytes(value.size), value.astype(DTYPES[kind], copy=False).tobytes(), b"\0")
     return b"".join(parts)

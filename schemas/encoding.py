@@ -28,6 +28,7 @@ from schemas.records import Vector
 from schemas.text import AS_IT_STANDS, WORDS, WORDS_COUNTED, Pieces, seed_of, tokens_of
 
 _FLOAT = {float}
+_NO_TOKENS, _NO_TOKEN_VALUES = empty(np.int32), empty(np.float32)
 
 Values = Mapping[str, Any]
 """Feature name → `schemas.records.FeatureValue`, or plain JSON from a definition."""
@@ -102,7 +103,7 @@ class SideEncoder:
         errors: dict[int, SideError] = {}
         dense = self._dense(owners, errors)
         if not self._tokens:
-            return SideColumns(dense, empty(np.int32), empty(np.int32), empty(np.float32), errors)
+            return SideColumns(dense, _NO_TOKENS, _NO_TOKENS, _NO_TOKEN_VALUES, errors)
         pieces = Pieces.none()
         for owner, values in enumerate(owners):
             self._add_pieces(owner, values, pieces, errors)

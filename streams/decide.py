@@ -22,7 +22,7 @@ from operator import attrgetter
 
 import numpy as np
 
-from learner.policy import explore, network
+from learner.policy import explore
 from schemas.blocks import F64, I32, PROPENSITY_ONE, DecisionBlock, DecisionColumns, FeatureColumns, empty
 from schemas.keys import DRAW_ACTION, draw, partition_of
 from schemas.records import Decision, DecisionRequest, Reason
@@ -190,7 +190,7 @@ class Decide:
             baselines = np.array([baseline_of(row.request, task) for row in rows], np.int32)
             return explore.baseline_integers(num_candidates, allowed, baselines, task.epsilon), {}
         loaded = policy.tasks[task.fingerprint]
-        scores = np.asarray(network.scores(loaded.weights, task, features), np.float64)
+        scores = loaded.forward.scores(features)
         try:
             return loaded.explorer.integers(scores, num_candidates, allowed), {}
         except ValueError:
@@ -217,7 +217,7 @@ class Decide:
             catalogue=task.catalogue,
             chosen=chosen.reshape(-1, 1),
             propensities=propensities,
-            reasons=np.array([row.reason for row in rows], np.uint8),
+            reasons=np.frombuffer(bytes([row.reason for row in rows]), np.uint8),
             values=_NO_VALUES,
             bounds=_NO_BOUNDS,
             terminal=_NO_BYTES,

@@ -20,6 +20,8 @@ from schemas.hashing import action_keys
 from schemas.records import Candidate, DecisionRequest
 from schemas.task import NUM_CANDIDATES_MAX, Task
 
+_NO_KEYS = empty(np.uint64)
+
 
 @dataclass(frozen=True, slots=True)
 class BadFeatures:
@@ -57,6 +59,7 @@ class Encoder:
         self._context = SideEncoder(task.context)
         self._action = SideEncoder(task.action)
         self._ids = frozenset(task.actions)
+        self._no_actions = _no_actions(task.action)
 
     def encode(self, requests: Sequence[DecisionRequest]) -> Encoded:
         """Encode a micro-batch; never raises for what a user sent."""
@@ -72,7 +75,7 @@ class Encoder:
             context, actions = self._sides([requests[index] for index in good], good, errors)
         return Encoded(
             columns=self._columns([requests[index] for index in good], context, actions),
-            rows=np.fromiter(good, np.int64, len(good)),
+            rows=np.array(good, np.int64) if errors else np.arange(len(good)),
             errors=tuple(errors[index] for index in sorted(errors)),
             num_cut=context.num_cut + (actions.num_cut if actions else 0),
             num_dropped=context.num_dropped + (actions.num_dropped if actions else 0),
@@ -90,6 +93,9 @@ class Encoder:
             return None
         elif not candidates:
             return BadFeatures(index, "empty-candidates", "leave candidates out to offer the whole catalogue")
+        ids = {candidate.action_id for candidate in candidates}
+        if len(ids) == len(candidates) and (not self._ids or self._ids >= ids):
+            return None
         seen: set[str] = set()
         for candidate in candidates:
             if candidate.action_id in seen:
@@ -122,10 +128,10 @@ class Encoder:
     ) -> FeatureColumns:
         if actions is None:
             num_candidates = np.full(len(requests), len(self.task.actions), np.int32)
-            keys = empty(np.uint64)
-            actions = _no_actions(self.task.action)
+            keys = _NO_KEYS
+            actions = self._no_actions
         else:
-            num_candidates = np.fromiter((len(r.candidates or ()) for r in requests), np.int32, len(requests))
+            num_candidates = np.array([len(r.candidates or ()) for r in requests], np.int32)
             keys = action_keys([c.action_id for request in requests for c in request.candidates or ()])
         return FeatureColumns(
             context=context.dense,

@@ -16,6 +16,7 @@ import numpy as np
 from learner.policy import network, probes, shapes
 from learner.policy.blank import blank_weights
 from learner.policy.explore import Explorer
+from learner.policy.serving import Forward
 from schemas import weights as tensors
 from schemas.records import SnapshotManifest
 from schemas.task import Task, TaskTable
@@ -71,6 +72,7 @@ class Loaded:
     """One task of a snapshot, with everything worked out that no request changes."""
 
     weights: Weights
+    forward: Forward
     explorer: Explorer
 
 
@@ -203,9 +205,10 @@ def _shadow_load(weights: Mapping[bytes, Weights], tasks: Mapping[bytes, Task]) 
         if fault is not None:
             raise Refused("bad-weights", f"task {task.name}: {fault}")
         try:
-            ready = Loaded(network.prepare(weights[key], task), Explorer.of(weights[key], task))
+            prepared = network.prepare(weights[key], task)
+            ready = Loaded(prepared, Forward.of(prepared, task), Explorer.of(weights[key], task))
             columns = Encoder(task).encode([example_of(task)]).columns
-            scores = np.asarray(network.scores(ready.weights, task, columns), np.float64)
+            scores = ready.forward.scores(columns)
             ready.explorer.integers(scores, columns.num_candidates, np.ones(len(scores), np.bool_))
         except (KeyError, ValueError, IndexError, TypeError, ArithmeticError) as error:
             raise Refused("bad-weights", f"task {task.name}: {type(error).__name__}: {error}") from error

@@ -51,7 +51,9 @@ NUM_ROWS, REWARD_MEAN, REWARD_VAR, VAR_FLOOR, CENTRE, CROSS_BASE = range(6)
 
 _NO_IDF = np.zeros(0, np.float32)
 _NO_IDS = np.zeros(0, np.int64)
-_NO_TOKENS: token_crosses.Tokens = (np.zeros(1, np.int64), np.zeros(0, np.uint64), np.zeros(0))
+_NOTHING: token_crosses.Tokens = (np.zeros(1, np.int64), np.zeros(0, np.uint64), np.zeros(0))
+NO_TOKENS = _NOTHING, _NOTHING
+"""Of both sides, when no expert looks at tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,10 @@ class Prepared(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self.weights)
+
+    def __contains__(self, name: object) -> bool:
+        """As a mapping's own, which would raise and catch an error for every name that is not there."""
+        return name in self.weights
 
 
 def prepare(weights: TaskWeights, task: Task) -> Prepared:
@@ -113,7 +119,7 @@ def expert_scores(ready: Prepared, features: FeatureColumns) -> Any:
     catalogue = ready.z_actions is not None
     za = ready.z_actions if catalogue else standardised(ready, "a", features.actions)
     columns = [wide_scores(ready, zx, za, rows, catalogue)]
-    x_tokens, a_tokens = _tokens(ready, features)
+    x_tokens, a_tokens = tokens_of(ready, features)
     if "deep_w2" in ready:
         left = deep_context_side(ready, zx, x_tokens)
         if ready.a_hidden is not None:
@@ -131,10 +137,10 @@ def expert_scores(ready: Prepared, features: FeatureColumns) -> Any:
     return out
 
 
-def _tokens(ready: Prepared, features: FeatureColumns) -> tuple[token_crosses.Tokens, token_crosses.Tokens]:
+def tokens_of(ready: Prepared, features: FeatureColumns) -> tuple[token_crosses.Tokens, token_crosses.Tokens]:
     """Weighed tokens of contexts and candidates; nothing when no expert looks at tokens."""
     if "cross" not in ready and "deep_embedding" not in ready:
-        return _NO_TOKENS, _NO_TOKENS
+        return NO_TOKENS
     x_tokens = context_tokens(features, ready.idf, ready.a_tokens is not None)
     if ready.a_tokens is not None:
         return x_tokens, ready.a_tokens

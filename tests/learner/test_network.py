@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from learner.chosen import chosen_of
 from learner.experts import deep_rows
 from learner.policy import explain, network, shapes
+from learner.policy.serving import Forward
 from schemas.blocks import FeatureColumns, TransitionBlock
 from schemas.task import Task
 from tests.learner.learner_worlds import (
@@ -111,6 +113,23 @@ def test_one_decision_at_a_time_gives_the_same_scores(
     assert network.prepare(ready, task) is ready
     single = [network.scores(ready, task, features.rows(i, i + 1)) for i in range(len(features))]
     np.testing.assert_allclose(np.concatenate(single), network.scores(weights, task, features), atol=1e-6)
+
+
+def test_a_worker_scores_as_the_forward_pass_to_the_last_bit(
+    case: tuple[Task, dict[str, np.ndarray], TransitionBlock],
+) -> None:
+    """Micro-batches of every size, learnt weights and the same with noise in every array, features up to the clip."""
+    task, weights, rows = case
+    rng = np.random.default_rng(4)
+    noisy = {name: (array + rng.standard_normal(array.shape)).astype(array.dtype) for name, array in weights.items()}
+    features = rows.columns.features
+    wild = replace(features, context=features.context * np.float32(100), actions=features.actions * np.float32(100))
+    for arrays in (weights, noisy):
+        forward, ready = Forward.of(arrays, task), network.prepare(arrays, task)
+        for batch in (features, wild):
+            for start, stop in ((0, 1), (1, 2), (0, 2), (3, 7), (0, len(features))):
+                part = batch.rows(start, stop)
+                assert forward.scores(part).tobytes() == network.scores(ready, task, part).tobytes()
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -19,7 +19,7 @@ from schemas.codec import decode, encode
 from schemas.keys import DRAW_ACTION, draw, partition_of
 from schemas.records import Candidate, DecisionRequest, Reason
 from schemas.registry import FileRegistry
-from schemas.task import Task, TaskTable
+from schemas.task import TaskTable
 from streams import decide as module
 from streams.decide import Asked, Decide, Decided, Situation
 from streams.decision_blocks import BLOCK_BYTES_MAX, blocks_of
@@ -80,16 +80,16 @@ def _offer(number: int = 0, size: int = 3, stock: float = 1.0, **fields: Any) ->
 
 
 @pytest.fixture
-def policy(monkeypatch: pytest.MonkeyPatch) -> Policy:
+def policy() -> Policy:
     """Scores that depend on place only; SquareCB with γ = 50."""
 
-    def scores(weights: Any, task: Task, features: Any) -> np.ndarray:
+    def scores(features: Any) -> np.ndarray:
         return np.concatenate([np.arange(count) / 10 for count in features.num_candidates])
 
-    monkeypatch.setattr(module, "network", SimpleNamespace(scores=scores))
+    forward: Any = SimpleNamespace(scores=scores)
     explorer = explore.Explorer(explore.SQUARECB, 50.0, np.zeros(0, np.bool_))
     fingerprints = [task.fingerprint for task in PROJECT.tasks]
-    return Policy(VERSION, b"", 0, dict.fromkeys(fingerprints, Loaded({}, explorer)))
+    return Policy(VERSION, b"", 0, dict.fromkeys(fingerprints, Loaded({}, forward, explorer)))
 
 
 def _one(request: DecisionRequest, situation: Situation, age_ms: int = 0) -> tuple[Decided, Any]:
@@ -237,11 +237,12 @@ def test_a_bad_request_does_not_spoil_its_batch(policy: Policy) -> None:
     assert sorted(each.index for each in decided.unjournaled) == [2, 4]
 
 
-def test_scores_out_of_range_refuse_only_their_row(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    def scores(weights: Any, task: Task, features: Any) -> np.ndarray:
+def test_scores_out_of_range_refuse_only_their_row(policy: Policy) -> None:
+    def scores(features: Any) -> np.ndarray:
         return np.where(np.repeat(features.context[:, 0], features.num_candidates) > 100, np.inf, 0.0)
 
-    monkeypatch.setattr(module, "network", SimpleNamespace(scores=scores))
+    forward: Any = SimpleNamespace(scores=scores)
+    policy = replace(policy, tasks={key: replace(loaded, forward=forward) for key, loaded in policy.tasks.items()})
     batch = [_asked(replace(_offer(k), context={"age": 50.0 * k}), k) for k in range(4)]
     decided = _decide().batch(batch, Situation(NOW, policy))
     assert [each.index for each in decided.unjournaled] == [3]
