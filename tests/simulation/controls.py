@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from learner.merge import Merge
 from schemas.blocks import OutcomeBlock, TransitionBlock
-from schemas.chain import START, Accepted, ChainReader
+from schemas.chain import START, Accepted, ChainReader, Hole
 from streams import agents_owned, join_folding
 from streams import join as join_module
 from streams.agents_owned import OwnedPartition
@@ -27,6 +28,8 @@ from streams.join_history import Candidate, Candidates, History
 from streams.join_index import CUT, NONE, TAIL, place
 from tests.simulation.join_run import COUNTS, ROWS
 from tests.simulation.join_worker import JoinWorker
+from tests.simulation.learning import ORDER
+from tests.simulation.planting import PLANTED
 from tests.simulation.seams import CutAnywhere, replaced
 from tests.simulation.truth import OwnTruth, Truth
 
@@ -56,6 +59,14 @@ def _take_above(self: ChainReader, block: TransitionBlock) -> Accepted:
     hwm = self.hwm.get((block.fingerprint, block.kind), START)
     self.hwm[block.fingerprint, block.kind] = max(hwm, block.last)
     return Accepted(int(np.searchsorted(block.positions, hwm, side="right")))
+
+
+def _take_what_fits(self: ChainReader, block: TransitionBlock) -> Accepted | Hole:
+    """Holes are seen, a second history is not."""
+    hwm = self.hwm.get((block.fingerprint, block.kind), START)
+    if block.prev > hwm:
+        return Hole(hwm, block.prev)
+    return _take_above(self, block)
 
 
 # rule 8: Progress
@@ -180,6 +191,14 @@ class RawTime(CutAnywhere):
         self.time_ms = append_time_ms
 
 
+# the learner
+
+
+def _whatever_came(self: Merge) -> int:
+    """Batches cut when the reader happens to look: what has come is complete."""
+    return max(self.times_ms) // self.bucket_ms * self.bucket_ms
+
+
 CONTROLS: dict[str, Control] = {
     "no chain": Control(ROWS, lambda: replaced((ChainReader, "offer", _take_all))),
     "plain offset dedupe": Control(ROWS, lambda: replaced((ChainReader, "offer", _take_above))),
@@ -202,5 +221,7 @@ CONTROLS: dict[str, Control] = {
     "ingest's copies told by key": Control(ROWS, join=ByKey),
     "windows by arrival": Control(ROWS, join=ByArrival),
     "T steps back with the clock": Control(ROWS, join=RawTime),
+    "batches cut by arrival": Control(ORDER, lambda: replaced((Merge, "done_ms", property(_whatever_came)))),
+    "forks are not looked for": Control(PLANTED, lambda: replaced((ChainReader, "offer", _take_what_fits))),
 }
 """By name, in the order of join.md's reasons."""

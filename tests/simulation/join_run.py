@@ -9,6 +9,8 @@ from schemas.records import Progress
 from schemas.task import TaskTable
 from streams.join import JoinPartition
 from tests.simulation.join_worker import HEAL_S, JoinWorker, Logs, Setting
+from tests.simulation.learning import ALARMS, ORDER, Learning, expected_digests
+from tests.simulation.planting import check_planted
 from tests.simulation.seams import CutAnywhere, owned_partitions
 from tests.simulation.truth import Truth, read_through, require
 from tests.simulation.virtual import Clock, Envelopes, Faults
@@ -22,6 +24,7 @@ ROWS = "the transitions are not those of the whole log"
 COUNTS = "Progress counts wrongly"
 END = "the join did not get to the end"
 NUM_RECORDS = 18
+PLANTED_SHARE = 0.2
 STILL_ROUNDS = 10
 SETTLE_ROUNDS = 400
 
@@ -188,11 +191,22 @@ class JoinRun:
         return -1
 
     def _check(self) -> None:
-        for partition, logs in enumerate(self.setting.logs):
+        truths, logs, alarms = [], [], set()
+        for partition, each in enumerate(self.setting.logs):
             truth = self.truth(self.world, partition, self.setting.limits)
-            found = read_through([self.codec.decode(value) for _, value in logs.transitions], truth)
+            records = [self.codec.decode(value) for _, value in each.transitions]
+            found = read_through(records, truth)
             require(found.rows == truth.rows, ROWS, partition)
             for wrong in found.wrong:
                 raise wrong
             reached = found.newest.journal_offset if found.newest is not None else 0
-            require(reached == len(logs.journal), END, (partition, reached, len(logs.journal)))
+            require(reached == len(each.journal), END, (partition, reached, len(each.journal)))
+            truths.append(truth)
+            logs.append(records)
+            alarms |= {(kind, partition, offset) for kind, offset in found.alarms}
+        if self.rng.random() < PLANTED_SHARE:
+            check_planted(self.rng, logs[0], truths[0])
+        learning = Learning(self.rng, self.world.tasks, logs)
+        learning.run(self.rng.choice((0, 1, 2)))
+        require(learning.alarms == alarms, ALARMS, (learning.alarms, alarms))
+        require(learning.digests == expected_digests(truths), ORDER)

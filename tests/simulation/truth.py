@@ -197,3 +197,7 @@ class NaiveReader:
             return "fork"
         self._next[block.fingerprint] = max(taken, num_before + len(mine))
         return "accepted"
+
+    def last(self, fingerprint: bytes) -> int:
+        """The last row that a reader has accepted of a chain of which it has accepted some."""
+        return self._true[fingerprint][self._next[fingerprint] - 1]
