@@ -45,8 +45,15 @@ class Output:
     """
 
     def __init__(
-        self, settings: CommonSettings, *, linger_ms: float = 2.0, compression: str = "lz4", gapless: bool = False
+        self,
+        settings: CommonSettings,
+        *,
+        linger_ms: float = 2.0,
+        compression: str = "lz4",
+        gapless: bool = False,
+        rest_s: float = 0.0,
     ) -> None:
+        """`rest_s`: callbacks are served at most so often, all that are due at once; 0 serves each when it comes."""
         options: dict[str, Any] = {
             "enable.idempotence": True,
             "acks": "all",
@@ -62,6 +69,7 @@ class Output:
         }
         self._producer = Producer(settings.librdkafka(**options), logger=logging.getLogger("headrace.kafka"))
         self._failure: WriteError | None = None
+        self._rest_s = rest_s
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="output", daemon=True)
         self._thread.start()
@@ -76,10 +84,17 @@ class Output:
         return len(self._producer)
 
     def send(
-        self, topic: str, partition: int, value: bytes, key: bytes | None = None, on_delivery: Delivered | None = None
+        self,
+        topic: str,
+        partition: int,
+        value: bytes,
+        key: bytes | None = None,
+        on_delivery: Delivered | None = None,
+        on_latency: Callable[[float], None] | None = None,
     ) -> None:
         """Hand over one record. Thread-safe; never blocks; `partition` -1 lets the client choose by key.
 
+        `on_latency` hears, once the record is in the log, how many seconds that took, whenever callbacks are served.
         Raises BufferError when 128 MiB are on their way (try again), WriteError when the producer has failed for good
         or the record can never be written (larger than 1 MiB).
         """
@@ -87,7 +102,7 @@ class Output:
             raise self._failure
         try:
             self._producer.produce(
-                topic, value, key=key, partition=partition, on_delivery=self._reporter(topic, on_delivery)
+                topic, value, key=key, partition=partition, on_delivery=self._reporter(topic, on_delivery, on_latency)
             )
         except KafkaException as error:
             raise self._failed(error.args[0], topic) from error
@@ -133,9 +148,13 @@ class Output:
             self._producer.poll(0.1)
         return left
 
-    def _reporter(self, topic: str, on_delivery: Delivered | None) -> Callable[[KafkaError | None, Message], None]:
+    def _reporter(
+        self, topic: str, on_delivery: Delivered | None, on_latency: Callable[[float], None] | None
+    ) -> Callable[[KafkaError | None, Message], None]:
         def report(error: KafkaError | None, message: Message) -> None:
             failure = None if error is None else self._failed(error, topic)
+            if on_latency is not None and failure is None:
+                on_latency(message.latency() or 0.0)
             if on_delivery is not None:
                 on_delivery(failure, -1 if failure else message.offset() or 0)
             elif failure is not None:
@@ -150,6 +169,8 @@ class Output:
             except KafkaException as error:  # raised once, for the error that ends this producer
                 self._failed(error.args[0], "the broker")
                 self._producer.purge()  # whoever waits for a record hears of it now
+            if self._rest_s:
+                self._stopping.wait(self._rest_s)
 
     def _failed(self, error: KafkaError, topic: str) -> WriteError:
         failure = WriteError(f"cannot write to {topic}: {error.str()}", fatal=error.fatal())
