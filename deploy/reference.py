@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import Any
 import typer.main
 from pydantic_settings import BaseSettings
 
-import schemas
 from deploy.cli import app
 from learner.metrics import CATALOGUE as LEARNER_METRICS
 from learner.settings import LearnerSettings
+from schemas.compatibility import current
 from schemas.records import Reason
 from schemas.telemetry import Metric
 from schemas.topics import DAY_MS, TOPICS
@@ -26,7 +25,6 @@ from streams.decider_settings import DeciderSettings
 from streams.metrics import CATALOGUE as WORKER_METRICS
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference.md"
-AVRO = Path(schemas.__file__).parent / "avro"
 HEAD = """# Reference
 
 Generated from the code by `make docs`; `make check` fails when it is out of date.
@@ -106,9 +104,9 @@ def topics() -> str:
 
 
 def records() -> Iterator[str]:
-    """Every Avro schema with the documentation of its fields."""
-    for path in sorted(AVRO.glob("*.avsc")):
-        schema = json.loads(path.read_text())
+    """The current version of every Avro schema with the documentation of its fields."""
+    for name in sorted(current()):
+        schema = current()[name].schema
         yield f"### {schema['name']}\n\n{schema['doc']}\n"
         if schema["fields"]:
             yield table(

@@ -12,6 +12,7 @@ from schemas.records import (
     DeadLetter,
     Decision,
     DecisionRequest,
+    DefinitionPosition,
     Features,
     FeatureValue,
     Outcome,
@@ -63,7 +64,10 @@ def _request_fields(request: DecisionRequest) -> dict[str, Any]:
 def _progress_fields(progress: Progress) -> dict[str, Any]:
     fields = _slots(progress)
     fields["chains"] = [_slots(chain) for chain in progress.chains]
-    fields["resume"] = _slots(progress.resume) | {"sources": [_slots(source) for source in progress.resume.sources]}
+    resume = progress.resume
+    definitions = None if resume.definitions is None else [_slots(each) for each in resume.definitions]
+    sources = [_slots(source) for source in resume.sources]
+    fields["resume"] = _slots(resume) | {"sources": sources, "definitions": definitions}
     return fields
 
 
@@ -82,9 +86,10 @@ def _chains(items: list[Mapping[str, Any]]) -> tuple[ChainPosition, ...]:
 def _progress_of(fields: Mapping[str, Any], limits: Limits) -> Progress:
     resume = fields["resume"]
     sources = tuple(SourcePosition(**source) for source in resume["sources"])
-    return Progress(
-        **{**fields, "chains": _chains(fields["chains"]), "resume": Resume(**{**resume, "sources": sources})}
-    )
+    listed = resume["definitions"]
+    definitions = None if listed is None else tuple(DefinitionPosition(**each) for each in listed)
+    start = Resume(**{**resume, "sources": sources, "definitions": definitions})
+    return Progress(**{**fields, "chains": _chains(fields["chains"]), "resume": start})
 
 
 def _manifest_of(fields: Mapping[str, Any], limits: Limits) -> SnapshotManifest:

@@ -215,6 +215,15 @@ class SourcePosition:
 
 
 @dataclass(frozen=True, slots=True)
+class DefinitionPosition:
+    """Since when a task definition counts in a journal partition: its first record that refers to it."""
+
+    fingerprint: bytes
+    time_ms: int
+    """T at that record."""
+
+
+@dataclass(frozen=True, slots=True)
 class Resume:
     """Where a rebuild of the join starts in the journal, and what it must know of the log before (join.md rule 10)."""
 
@@ -224,6 +233,9 @@ class Resume:
     """T before that offset."""
     sources: tuple[SourcePosition, ...] = ()
     """Source high-water marks before that offset."""
+    definitions: tuple[DefinitionPosition, ...] | None = None
+    """Definitions that count before that offset, in order of their first record; None: not recorded (version 1), the
+    whole task table counts."""
 
 
 @dataclass(frozen=True, slots=True)

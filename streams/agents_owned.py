@@ -110,7 +110,7 @@ class OwnedPartition:
         return resume.offset
 
     def _resume(self, found: ReadState) -> Resume:
-        resume = found.progress.resume if found.progress is not None else Resume(0)
+        resume = found.progress.resume if found.progress is not None else Resume(0, definitions=())
         missing = found.journal_start - resume.offset
         if missing <= 0:
             return resume

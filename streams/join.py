@@ -17,7 +17,8 @@ countable Progress and folds the same records again; it says nothing twice, beca
 positions are not emitted and what `counted` has counted is not counted again. Whatever the starting point, the rows
 and the counts are the same function of the journal.
 
-Simplifications: D, Wmax and bwmax are those of the task table at the time of the fold. They only ever rise.
+D, Wmax, bwmax and the outcome types that count follow from the definitions in force, each from the first record of this
+partition that refers to it; a resume names those that were before it (streams.join_definitions).
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class JoinPartition:
         counted: Progress | None = None,
         limits: JoinLimits | None = None,
     ) -> None:
-        """Start at `resume` (None: at the first record folded), with `chains` accepted and `counted` counted.
+        """Start at `resume` (None: at the first record folded, with the whole table in force), with `chains` accepted
+        and `counted` counted.
 
         `chains` are the positions that the reader of this partition's transitions has accepted by now, at least those
         of `counted`; `resume` is that of `counted`.
@@ -76,7 +78,7 @@ class JoinPartition:
         self.num_bad = 0
         """Journal records that could not be decoded, in this object's life."""
         self._limits = limits or JoinLimits()
-        self._definitions = Definitions(tasks)
+        self._definitions = Definitions(tasks, start.definitions)
         self._accepted = dict(chains or {})
         self._sources = {(mark.topic, mark.partition): mark.offset for mark in start.sources}
         self._counted_offset = counted.journal_offset if counted else -1
@@ -136,13 +138,17 @@ class JoinPartition:
             if offset < self.next_offset:
                 return
             raise Gap(self.partition, self.next_offset, offset)
-        self._definitions.refresh()
-        if isinstance(block, DecisionBlock) and self._definitions.index_of(block.fingerprint) < 0:
+        known = self._definitions
+        known.refresh()
+        if known.missing:
+            raise UnknownTask(self.partition, offset, known.missing)
+        if isinstance(block, DecisionBlock) and known.index_of(block.fingerprint) < 0:
             raise UnknownTask(self.partition, offset, block.fingerprint)
-        self._history.note(offset, self.time_ms, self._sources, self.look_back_ms)
+        self._history.note(offset, self.time_ms, self._sources, known.in_force, self.look_back_ms)
         counting = offset >= self._counted_offset
         self._advance(append_time_ms, counting)
         if isinstance(block, DecisionBlock):
+            known.put_in_force(block.fingerprint, self.time_ms)
             self._fold_decisions(offset, block, counting)
         elif isinstance(block, OutcomeBlock):
             self._fold_outcomes(block, counting)
@@ -242,7 +248,8 @@ class JoinPartition:
             values=columns.values.view(np.uint64),
         )
         scratch = np.empty(num_waiting, np.int64)
-        fold_decisions(self._state(), known.rules, offered, index, self.time_ms, known.dedupe_ms, counting, scratch)
+        dedupe_ms = known.dedupe_at(self.time_ms)
+        fold_decisions(self._state(), known.rules, offered, index, self.time_ms, dedupe_ms, counting, scratch)
         _retain(self._retained[0], self.time_ms, self._decisions.tail)
         run = np.array([[offset, 0, seq, num_rows, self.time_ms, block.snapshot_version]], np.int64)
         self._tail(index).open.append(Segment(run, 0, columns, kept.decision_keys))
@@ -266,8 +273,8 @@ class JoinPartition:
             values=owned(block.values),
         )
         self._sources[source] = fold_outcomes(
-            self._state(), known.rules, told, self._sources.get(source, -1), self.time_ms, known.dedupe_ms,
-            2 * known.window_ms, counting,
+            self._state(), known.rules, told, self._sources.get(source, -1), self.time_ms,
+            known.dedupe_at(self.time_ms), 2 * known.window_ms, counting,
         )  # fmt: skip
         _retain(self._retained[1], self.time_ms, self._outcomes.tail)
         if len(self._pendings) > self._limits.num_pending_max:

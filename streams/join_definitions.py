@@ -2,6 +2,10 @@
 
 Definitions and outcome types get their indices in the order in which this process met them; nothing that leaves the
 join depends on those indices.
+
+A definition is *known* when the task table has it, and *in force* in a partition from the first journal record that
+refers to it (docs/decisions/0012). D, Wmax, bwmax and which outcome types anyone counts go by what is in force: when a
+process happened to read the tasks topic decides nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +17,8 @@ import numpy as np
 from schemas.blocks import F64, I32, I64, U64
 from schemas.errors import UserError
 from schemas.keys import action_key
-from schemas.task import AGGREGATES, Task, TaskTable
+from schemas.records import NO_TIME_MS, DefinitionPosition
+from schemas.task import AGGREGATES, DEDUPE_MS_MIN, Task, TaskTable
 from streams.join_intake import Shape
 
 NUM_NAMES_MAX = 128
@@ -40,13 +45,14 @@ class Rules(NamedTuple):
     bounds: F64
     """(F, 3) default reward, smallest, largest."""
     names_counting: I64
-    """(Y,) task names with a definition that counts the type."""
+    """(Y,) task names with a definition in force that counts the type."""
 
 
 class Definitions:
     """All definitions of a growing `TaskTable`, compiled. `refresh` before use costs nothing while none came."""
 
-    def __init__(self, table: TaskTable) -> None:
+    def __init__(self, table: TaskTable, in_force: tuple[DefinitionPosition, ...] | None = None) -> None:
+        """`in_force` where the fold starts; None: whatever the table has counts, as it comes."""
         self._table = table
         self._tasks: list[Task] = []
         self._index: dict[bytes, int] = {}
@@ -57,23 +63,62 @@ class Definitions:
         """Per definition: what its blocks must look like."""
         self.catalogue_keys: list[U64] = []
         """Per definition: action keys of the declared catalogue, () without."""
+        self._by_log = in_force is not None
+        self.in_force: tuple[DefinitionPosition, ...] = in_force or ()
+        """In order of their first records."""
+        self._forced = {each.fingerprint for each in self.in_force}
+        self._floor_ms = NO_TIME_MS
+        """T before which nothing is remembered: a horizon that grows does not bring back what was let go."""
+        self.missing: bytes = b""
+        """A definition in force that the table does not have yet."""
         self.rules = self._compile()
-        self.window_ms = self.backward_ms = self.dedupe_ms = 0
-        """Wmax, bwmax and D of the namespace."""
+        self.window_ms = self.backward_ms = 0
+        """Wmax and bwmax."""
+        self.dedupe_ms = DEDUPE_MS_MIN
+        """D once the partition has gone on for so long; see `dedupe_at`."""
         self.slots_max = 1
+        self._num_seen = -1
         self.refresh()
 
     def refresh(self) -> None:
         """Take in what the table has got since. Raises UserError beyond `NUM_NAMES_MAX` task names."""
-        if len(self._table) == len(self._tasks) and self.dedupe_ms:
+        if len(self._table) == self._num_seen:
             return
+        self._num_seen = len(self._table)
         for task in self._table.tasks:
             if task.fingerprint not in self._index:
                 self._add(task)
+                if not self._by_log:
+                    self._forced.add(task.fingerprint)
+                    self.in_force += (DefinitionPosition(task.fingerprint, NO_TIME_MS),)
+        self._settle()
+
+    def put_in_force(self, fingerprint: bytes, time_ms: int) -> None:
+        """The first record that refers to a known definition is folded, at T = `time_ms`."""
+        if fingerprint not in self._forced:
+            self._forced.add(fingerprint)
+            self.in_force += (DefinitionPosition(fingerprint, time_ms),)
+            self._settle()
+
+    def dedupe_at(self, time_ms: int) -> int:
+        """How far back a record at T = `time_ms` may be a duplicate of another: D, and not beyond what was kept when a
+        longer window came into force."""
+        return min(self.dedupe_ms, time_ms - self._floor_ms)
+
+    def _settle(self) -> None:
+        """Work out what follows from the definitions in force."""
+        self.window_ms = self.backward_ms = 0
+        self.dedupe_ms, self._floor_ms = DEDUPE_MS_MIN, NO_TIME_MS
+        self.missing = next((each.fingerprint for each in self.in_force if each.fingerprint not in self._index), b"")
+        for each in self.in_force:
+            if each.fingerprint not in self._index:
+                continue
+            reward = self._tasks[self._index[each.fingerprint]].reward
+            self._floor_ms = max(self._floor_ms, each.time_ms - self.dedupe_at(each.time_ms))
+            self.window_ms = max(self.window_ms, reward.window_ms)
+            self.backward_ms = max(self.backward_ms, reward.backward_ms)
+            self.dedupe_ms = max(self.dedupe_ms, reward.window_ms)
         self.rules = self._compile()
-        self.window_ms = max(self.window_ms, self._table.max_window_ms)
-        self.backward_ms = max(self.backward_ms, self._table.max_backward_ms)
-        self.dedupe_ms = max(self.dedupe_ms, self._table.dedupe_ms)
 
     def index_of(self, fingerprint: bytes) -> int:
         """Index of a definition, -1 when the table does not have it."""
@@ -84,8 +129,11 @@ class Definitions:
         return self._tasks[index]
 
     def type_indices(self, names: tuple[str, ...]) -> I32:
-        """Indices of the outcome types of a block, -1 for one that no definition counts; one more -1 at the end."""
-        return np.array([*(self._types.get(name, -1) for name in names), -1], np.int32)
+        """Indices of the outcome types of a block, -1 for one that no definition in force counts; one more -1 at the
+        end."""
+        counting = self.rules.names_counting
+        indices = [self._types.get(name, -1) for name in names]
+        return np.array([*(each if each >= 0 and counting[each] else -1 for each in indices), -1], np.int32)
 
     def _add(self, task: Task) -> None:
         if task.name not in self.names and len(self.names) == NUM_NAMES_MAX:
@@ -115,7 +163,7 @@ class Definitions:
                 windows[f, y] = kind.window_ms
                 aggregates[f, y] = AGGREGATES.index(kind.aggregate)
                 weights[f, y] = kind.weight
-                counting[y, self.names[task.name]] = True
+                counting[y, self.names[task.name]] |= task.fingerprint in self._forced
         rewards = [task.reward for task in self._tasks]
         return Rules(
             names=np.array([self.names[task.name] for task in self._tasks], np.int64),

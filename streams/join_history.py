@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from schemas.blocks import I64
 from schemas.chain import START, Chain, ChainReader
-from schemas.records import Resume, SourcePosition
+from schemas.records import DefinitionPosition, Resume, SourcePosition
 
 SPACING_MS_MIN = 1_000
 ENTRIES_MAX = 1_024
@@ -50,12 +50,14 @@ class History:
     def __init__(self, start: Resume) -> None:
         self._entries: deque[Resume] = deque([start])
 
-    def note(self, offset: int, time_ms: int, sources: Sources, look_back_ms: int) -> None:
-        """Call before `offset` is folded: `time_ms` is T before it, `sources` the marks before it."""
+    def note(
+        self, offset: int, time_ms: int, sources: Sources, in_force: tuple[DefinitionPosition, ...], look_back_ms: int
+    ) -> None:
+        """Call before `offset` is folded, with T, the source marks and the definitions in force before it."""
         if time_ms < self._entries[-1].time_ms + max(SPACING_MS_MIN, look_back_ms // ENTRIES_MAX):
             return
         marks = tuple(SourcePosition(topic, partition, mark) for (topic, partition), mark in sorted(sources.items()))
-        self._entries.append(Resume(offset, time_ms, marks))
+        self._entries.append(Resume(offset, time_ms, marks, in_force))
 
     def resume(self, bound_ms: int) -> Resume:
         """The newest entry with T < `bound_ms` before it, the oldest when there is none. Forgets older ones."""

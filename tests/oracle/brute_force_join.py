@@ -3,6 +3,8 @@ no indexes, no arrays. Slow and obviously right; shares no code with `streams`.
 
     journal: [(offset, append_time_ms, record)] with record a DecisionBlock, OutcomeBlock, Tick or anything else
     definitions: {fingerprint: Definition}
+
+With `by_log` a definition counts from the first record that refers to it (join.md, Words); without, from the start.
 """
 
 from __future__ import annotations
@@ -75,6 +77,8 @@ class Outcome:
     bucket: str = "pending"
     fallback: str = "orphan"
     gone: bool = False
+    countable: bool = True
+    """Some definition in force counted its type when it came."""
     done: set[str] = field(default_factory=set)
     """Task names that have had it."""
 
@@ -95,10 +99,17 @@ class Row:
 class BruteForceJoin:
     """`rows[fingerprint]` in order and `counts` after every fold."""
 
-    def __init__(self, definitions: dict[bytes, Definition], open_max: int = 10**9, pending_max: int = 10**9) -> None:
+    def __init__(
+        self,
+        definitions: dict[bytes, Definition],
+        open_max: int = 10**9,
+        pending_max: int = 10**9,
+        by_log: bool = False,
+    ) -> None:
         self.definitions = definitions
-        self.horizon = max(600_000, *(each.window for each in definitions.values()))
-        self.backward = max(each.backward for each in definitions.values())
+        self.in_force = {} if by_log else dict(definitions)
+        self.floor = -(2**62)
+        """Log time before which nothing is remembered: a horizon that grows does not bring back what was let go."""
         self.open_max, self.pending_max = open_max, pending_max
         self.time = -(2**62)
         self.decisions: list[Decision] = []
@@ -106,6 +117,16 @@ class BruteForceJoin:
         self.sources: dict[tuple[str, int], int] = {}
         self.copies = 0
         self.rows: dict[bytes, list[Row]] = {}
+
+    @property
+    def horizon(self) -> int:
+        """D, no further back than what is remembered."""
+        longest = max(600_000, *(each.window for each in self.in_force.values()), 0)
+        return min(longest, self.time - self.floor)
+
+    @property
+    def backward(self) -> int:
+        return max((each.backward for each in self.in_force.values()), default=0)
 
     def fold(self, offset: int, append_time: int, record: Any) -> None:
         self.time = max(self.time, append_time)
@@ -116,6 +137,9 @@ class BruteForceJoin:
             if not decision.closed and self.time > decision.time + decision.definition.window:
                 self.close(decision)
         if isinstance(record, DecisionBlock):
+            if record.fingerprint not in self.in_force:
+                self.floor = self.time - self.horizon
+                self.in_force[record.fingerprint] = self.definitions[record.fingerprint]
             for row in range(len(record)):
                 self.decide(offset, record, row)
         elif isinstance(record, OutcomeBlock):
@@ -197,6 +221,8 @@ class BruteForceJoin:
             slot=int(block.slots[row]),
             value=float(block.values[row]),
         )
+        counting = {each.name for each in self.in_force.values() if each.counts(outcome.kind)}
+        outcome.countable = bool(counting)
         before = [each for each in self.outcomes if each.key == outcome.key]
         self.outcomes.append(outcome)
         if before and outcome.time - before[-1].time <= self.horizon:
@@ -206,7 +232,6 @@ class BruteForceJoin:
         for decision in reversed(self.decisions):
             if not decision.duplicate and not decision.closed:
                 self.match(outcome, decision)
-        counting = {each.name for each in self.definitions.values() if each.counts(outcome.kind)}
         outcome.gone = outcome.bucket == "used" and outcome.done == counting  # nothing is left that could use it
 
     def is_late(self, outcome: Outcome) -> bool:
@@ -228,7 +253,12 @@ class BruteForceJoin:
         """Use the outcome for the decision if rule 2 says so."""
         definition = decision.definition
         counted = definition.counts(outcome.kind)
-        if counted is None or definition.name in outcome.done or outcome.time > decision.time + counted.window:
+        if (
+            counted is None
+            or not outcome.countable
+            or definition.name in outcome.done
+            or outcome.time > decision.time + counted.window
+        ):
             return
         slots = self.slots(outcome, decision)
         if outcome.decision == (0, 0):

@@ -30,6 +30,7 @@ from schemas.records import (
     DeadLetter,
     Decision,
     DecisionRequest,
+    DefinitionPosition,
     Outcome,
     Progress,
     Resume,
@@ -271,7 +272,11 @@ RECORDS = st.one_of(
         transitions_offset=INT64,
         chains=_CHAINS,
         resume=st.builds(
-            Resume, INT64, INT64, st.lists(st.builds(SourcePosition, _NAMES, st.integers(0, 9), INT64)).map(tuple)
+            Resume,
+            INT64,
+            INT64,
+            st.lists(st.builds(SourcePosition, _NAMES, st.integers(0, 9), INT64)).map(tuple),
+            st.none() | st.lists(st.builds(DefinitionPosition, _FINGERPRINTS, INT64)).map(tuple),
         ),
         decision_counts=_COUNTS,
         outcome_counts=_COUNTS,

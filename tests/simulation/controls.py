@@ -111,8 +111,10 @@ def _look_back(what: Callable[[Any], int]) -> Callable[[], AbstractContextManage
 _note = History.note
 
 
-def _note_without_sources(self: History, offset: int, time_ms: int, sources: Any, look_back_ms: int) -> None:
-    _note(self, offset, time_ms, {}, look_back_ms)
+def _note_without_sources(
+    self: History, offset: int, time_ms: int, sources: Any, in_force: Any, look_back_ms: int
+) -> None:
+    _note(self, offset, time_ms, {}, in_force, look_back_ms)
 
 
 # rule 1: duplicates

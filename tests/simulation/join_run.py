@@ -6,7 +6,6 @@ import logging
 from random import Random
 
 from schemas.records import Progress
-from schemas.task import TaskTable
 from streams.join import JoinPartition
 from tests.simulation.join_worker import HEAL_S, JoinWorker, Logs, Setting
 from tests.simulation.learning import ALARMS, ORDER, Learning, expected_digests
@@ -24,6 +23,7 @@ ROWS = "the transitions are not those of the whole log"
 COUNTS = "Progress counts wrongly"
 END = "the join did not get to the end"
 NUM_RECORDS = 18
+APPLY = 0.03
 PLANTED_SHARE = 0.2
 STILL_ROUNDS = 10
 SETTLE_ROUNDS = 400
@@ -42,8 +42,9 @@ class JoinRun:
             Logs([(time_ms, self.codec.encode(record)) for time_ms, record in journal])
             for journal in self.world.journals
         ]  # fmt: skip
+        known = list(self.world.tasks[: self.world.num_known])
         self.setting = Setting(
-            self.rng, logs, self.codec, self.clock, TaskTable(self.world.tasks), self.rng.choice(MODES), limits,
+            self.rng, logs, self.codec, self.clock, known, self.rng.choice(MODES), limits,
             pause=self.rng.choice((0.0, 0.0, 0.3)),
         )  # fmt: skip
         self.workers: list[JoinWorker] = []
@@ -74,6 +75,8 @@ class JoinRun:
             for partition, each in enumerate(logs):
                 if rng.random() < (0.5 * self.slow if partition == 0 else 0.5):
                     self._append(partition, each)
+            if len(self.setting.tasks) < len(self.world.tasks) and rng.random() < APPLY:
+                self.setting.tasks += self.world.tasks[len(self.setting.tasks) :]
             if rng.random() < self.restless:
                 self._disturb()
             index = rng.randrange(len(self.workers))
@@ -101,6 +104,8 @@ class JoinRun:
         rng = self.rng
         if rng.random() < 0.3:
             worker.deliver(rng.randrange(len(self.setting.logs)), self.setting.faults)
+        if len(worker.tasks) < len(self.setting.tasks) and rng.random() < 0.2:
+            worker.read_tasks()
         if worker.held.keys() != worker.assignment and rng.random() < 0.5:
             worker.obey()
         for partition in list(worker.held):
@@ -153,8 +158,10 @@ class JoinRun:
         self._rebalance()
         for each in self.setting.logs:
             each.visible = len(each.journal)
+        self.setting.tasks = list(self.world.tasks)
         for worker in self.workers:
-            worker.obey() if worker.assignment or worker.held else None
+            worker.read_tasks()
+            worker.obey()
         for turn in range(SETTLE_ROUNDS):
             for worker in self.workers:
                 if worker.held.keys() != worker.assignment:

@@ -13,7 +13,7 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any
 
-from schemas.task import TaskTable
+from schemas.task import Task, TaskTable
 from streams.agents_owned import OwnedPartition
 from streams.agents_ports import Ports, State
 from streams.read_back import Read, ReadState, judge
@@ -42,7 +42,8 @@ class Setting:
     logs: list[Logs]
     codec: Envelopes
     clock: Clock
-    tasks: TaskTable
+    tasks: list[Task]
+    """What the tasks topic holds by now."""
     faults: Faults
     limits: tuple[int, int] = (10**6, 10**5)
     """Open decisions, waiting outcomes."""
@@ -89,7 +90,8 @@ class JoinWorker:
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
         self._rng = setting.rng
-        self.tasks = setting.tasks
+        self.tasks = TaskTable(setting.tasks)
+        """As far as it has read the topic."""
         self.assignment: frozenset[int] = frozenset()
         self.held: dict[int, _Held] = {}
         self.outboxes = {
@@ -136,6 +138,11 @@ class JoinWorker:
             if partition not in self.held:
                 owned = OwnedPartition(partition, self._ports)
                 self.held[partition] = _Held(owned, owned.begin_rebuild())
+
+    def read_tasks(self) -> None:
+        """The tasks topic to its end."""
+        for task in self._setting.tasks[len(self.tasks) :]:
+            self.tasks.add(task)
 
     # what it does, one call at a time
 

@@ -1,8 +1,8 @@
 """The learner's side: the real merge and the real namespace learner over what the joins left, with restarts.
 
-A task's learner is replaced by a hash over every row in its order: whatever is swapped, lost, repeated or differs in one
-bit shows for ever. What it must come to is worked out from the brute-force join alone. `tests.simulation.chain_run`
-and `test_full_size.py` use the real one.
+A task's learner is replaced by a hash over every row in its order: whatever is swapped, lost, repeated or differs in
+one bit shows for ever. What it must come to is worked out from the brute-force join alone. `test_full_size.py` has the
+real one.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Truth:
 
     def _find(self, world: World, partition: int, limits: tuple[int, int]) -> None:
         definitions = {task.fingerprint: definition_of(task) for task in world.tasks}
-        brute = BruteForceJoin(definitions, *limits)
+        brute = BruteForceJoin(definitions, *limits, by_log=True)
         for offset, (time_ms, record) in enumerate(world.journals[partition]):
             brute.fold(offset, time_ms, record)
             if isinstance(record, Tick):

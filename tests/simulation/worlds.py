@@ -44,13 +44,15 @@ def all_tasks() -> dict[str, Task]:
             "long", 400, 50, default=0.25, types=(("click", "count", 0.5, 400), ("refund", "min", -1.0, 300)),
             catalogue=True,
         ),
+        "day": make_task("day", 900, 100, types=(("click", "sum", 1.0, 900), ("view", "max", 1.0, 600))),
         "slate": make_task("slate", 200, 100, slots=2, types=of_slate),
     }  # fmt: skip
 
 
 WORLDS = (
     ("short",), ("short", "long"), ("short", "again"), ("long", "brief", "again"), ("slate", "again"),
-    ("short", "long", "slate", "again"), ("brief", "short"), ("long", "again"),
+    ("short", "long", "slate", "again"), ("brief", "short"), ("long", "again"), ("short", "day"),
+    ("brief", "again", "day"),
 )  # fmt: skip
 """Tasks of a world; the last of several is applied in flight."""
 
@@ -62,6 +64,8 @@ class World:
     tasks: tuple[Task, ...]
     journals: list[list[Record]]
     """One per partition."""
+    num_known: int
+    """Tasks that are applied before anything starts; the others come in flight."""
     stops: list[list[int]]
     """Per partition: journal offsets at which nothing comes for a while, and then mostly everyone starts again."""
 
@@ -72,7 +76,8 @@ def make_world(rng: Random, num_records: int) -> World:
     num_partitions = rng.choice((1, 1, 1, 2, 2, 3))
     share = max(8, num_records // num_partitions)
     made = [_journal(rng, tasks, partition, share) for partition in range(num_partitions)]
-    return World(tasks, [journal for journal, _ in made], [stops for _, stops in made])
+    num_known = len(tasks) - (len(tasks) > 1 and rng.random() < 0.5)
+    return World(tasks, [journal for journal, _ in made], num_known, [stops for _, stops in made])
 
 
 class _Source:
@@ -151,7 +156,7 @@ def _at_the_edge(rng: Random, tasks: tuple[Task, ...], partition: int) -> list[R
     task = max(tasks, key=lambda task: task.reward.backward_ms)
     kind = task.reward.types[0]
     other = max(tasks, key=lambda task: task.reward.window_ms)
-    horizon = 600 * SECOND
+    horizon = max(600 * SECOND, other.reward.window_ms)
     first, later, subject = 100 * partition + 60, 100 * partition + 61, 77
     chosen = (0,) if other.num_slots == 1 else (0, 1)
     mine = (0,) if task.num_slots == 1 else (0, 1)
