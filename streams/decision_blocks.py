@@ -55,7 +55,9 @@ def block_of(
     requests = [row.request for row in rows]
     action_ids = NO_STRINGS
     if not task.actions:
-        action_ids = _strings([candidate.action_id for request in requests for candidate in request.candidates or ()])
+        action_ids = _packed_text(
+            [candidate.action_id for request in requests for candidate in request.candidates or ()]
+        )
     decision_ids = [request.decision_id.encode() for request in requests]
     subjects = [request.subject.encode() for request in requests]
     return DecisionBlock(
@@ -80,8 +82,15 @@ def _digests(values: list[bytes], size: int, person: bytes) -> U64:
     return np.frombuffer(joined, "<u8")
 
 
-def _strings(values: list[str]) -> Strings:
-    return _packed([value.encode() for value in values])
+def _packed_text(values: list[str]) -> Strings:
+    """As `Strings.of`: ASCII, nearly all ids there are, is encoded in one go."""
+    text = "".join(values)
+    if not text.isascii():
+        return _packed([value.encode() for value in values])
+    lengths = np.array(list(map(len, values)), np.int32)
+    starts = lengths.cumsum(dtype=np.int64)
+    starts -= lengths
+    return Strings(np.frombuffer(text.encode(), np.uint8), starts, lengths)
 
 
 def _packed(values: list[bytes]) -> Strings:
@@ -100,8 +109,10 @@ def blocks_of(
 ) -> Iterator[tuple[int, range, DecisionBlock]]:
     """(journal partition, rows, block) for rows in order of journal partition, each block within the limits."""
     start = 0
+    # A ceiling takes the longest ids, the maximum four bytes a character: it is at most four times the ceiling.
+    is_small = 4 * bytes_ceiling_of(columns) <= BLOCK_BYTES_MAX
     while start < len(rows):
-        stop = _end_of_block(rows, columns, start)
+        stop = _end_of_block(rows, columns, start, is_small)
         whole = stop - start == len(rows)
         part = columns if whole else columns.rows(start, stop)
         yield (
@@ -144,12 +155,14 @@ def bytes_max_of(rows: Sequence[Row], columns: DecisionColumns) -> int:
     )
 
 
-def _end_of_block(rows: Sequence[Row], columns: DecisionColumns, start: int) -> int:
-    """End of the longest run from `start` with one journal partition that is sure to fit."""
+def _end_of_block(rows: Sequence[Row], columns: DecisionColumns, start: int, is_small: bool) -> int:
+    """End of the longest run from `start` with one journal partition that is sure to fit; all do when `is_small`."""
     partition = rows[start].journal_partition
     stop = start + 1
     while stop < len(rows) and stop - start < ROWS_MAX and rows[stop].journal_partition == partition:
         stop += 1
+    if is_small:
+        return stop
     while stop - start > 1 and bytes_max_of(rows[start:stop], columns.rows(start, stop)) > BLOCK_BYTES_MAX:
         stop = start + (stop - start + 1) // 2
     return stop

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from learner.policy import explore
 from schemas import keys
 from schemas import task as tasks
-from schemas.blocks import PROPENSITY_ONE, DecisionBlock
+from schemas.blocks import PROPENSITY_ONE, DecisionBlock, Strings
 from schemas.codec import decode, encode
 from schemas.keys import DRAW_ACTION, draw, partition_of
 from schemas.records import Candidate, DecisionRequest, Reason
@@ -22,7 +22,7 @@ from schemas.registry import FileRegistry
 from schemas.task import TaskTable
 from streams import decide as module
 from streams.decide import Asked, Decide, Decided, Situation
-from streams.decision_blocks import BLOCK_BYTES_MAX, blocks_of
+from streams.decision_blocks import BLOCK_BYTES_MAX, _packed_text, blocks_of, bytes_ceiling_of, bytes_max_of
 from streams.policy import Loaded, Policy
 
 PROJECT = tasks.parse("""
@@ -293,6 +293,24 @@ def test_a_group_too_large_for_one_message_leaves_in_several(policy: Policy) -> 
     assert num_rows == 20
     assert len(sizes) > 1
     assert max(sizes) <= BLOCK_BYTES_MAX
+
+
+@given(st.lists(st.text(max_size=4), min_size=1, max_size=6))
+def test_packed_texts_are_those_of_the_codec(values: list[str]) -> None:
+    ours, theirs = _packed_text(values), Strings.of(values)
+    assert ours.tolist() == theirs.tolist() == values
+    assert (ours.starts.tolist(), ours.lengths.tolist()) == (theirs.starts.tolist(), theirs.lengths.tolist())
+    assert (ours.starts.dtype, ours.lengths.dtype) == (theirs.starts.dtype, theirs.lengths.dtype)
+
+
+@given(st.integers(1, 64), st.integers(1, 256), st.integers(1, 256), st.integers(1, 20))
+def test_a_group_that_is_small_by_its_ceiling_fits_whole(id_size: int, subject: int, action: int, size: int) -> None:
+    """The shortcut of `blocks_of` cuts no block otherwise than looking at every string would."""
+    candidates = [Candidate(f"{k:02d}".ljust(action, "x")[:256], {"price": 1.0}) for k in range(size)]
+    request = DecisionRequest("d" * id_size, "offer", "s" * subject, {"age": 3.0}, candidates)
+    decided = _decide().batch([_asked(request)], Situation(NOW))
+    for group in decided.groups:
+        assert bytes_max_of(group.rows, group.columns) <= 4 * bytes_ceiling_of(group.columns)
 
 
 def test_keys_of_a_block_are_those_of_the_contract(policy: Policy) -> None:
