@@ -228,7 +228,7 @@ class SnapshotFollower:
                 self._complain(manifest.version, refused)
             except Unreachable as error:
                 log.debug("snapshot %d: %s; trying again", manifest.version, error)
-                return [manifest]
+                return list(manifests)  # the older ones too: this one may prove unusable when the broker is back
         return []
 
     def _take(self, manifest: SnapshotManifest, consumer: Consumer) -> None:
@@ -259,6 +259,7 @@ class SnapshotFollower:
         wanted = set(manifest.chunk_offsets)
         found: dict[int, bytes] = {}
         started_s = time.monotonic()
+        is_at_end = False
         consumer.assign([TopicPartition(name, 0, min(wanted))])
         try:
             while len(found) < len(wanted):
@@ -267,8 +268,11 @@ class SnapshotFollower:
                 if self._stopping.is_set() or waited_s > CHUNKS_S_MAX:
                     raise Unreachable(f"{len(found)} of {len(wanted)} chunks came within {waited_s:.0f} s")
                 if message is None:
+                    if is_at_end and waited_s > END_S_MAX:  # the client says only once that this is the end
+                        break
                     continue
                 code, (_, offset) = code_of(message), place_of(message)
+                is_at_end = code == KafkaError._PARTITION_EOF
                 if code is None:
                     if offset in wanted:
                         found[offset] = message.value() or b""
@@ -276,8 +280,6 @@ class SnapshotFollower:
                         break
                 elif code == KafkaError._AUTO_OFFSET_RESET:
                     break  # retention has taken it
-                elif code == KafkaError._PARTITION_EOF and waited_s > END_S_MAX:
-                    break
         finally:
             consumer.unassign()
         missing = [offset for offset in manifest.chunk_offsets if offset not in found]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from random import Random
 from types import FunctionType
 from typing import Any
 
@@ -19,14 +20,20 @@ from numba import njit
 from learner.merge import Merge
 from schemas.blocks import OutcomeBlock, TransitionBlock
 from schemas.chain import START, Accepted, ChainReader, Hole
-from streams import agents_owned, join_folding
+from schemas.records import Resume
+from streams import agents_owned, decide, join_folding
 from streams import join as join_module
+from streams import policy as policy_module
 from streams.agents_owned import OwnedPartition
 from streams.attribution import first_of
 from streams.join import JoinPartition
 from streams.join_history import Candidate, Candidates, History
 from streams.join_index import CUT, NONE, TAIL, place
-from tests.simulation.join_run import COUNTS, ROWS
+from streams.offsets import Offsets
+from streams.snapshots import SnapshotFollower
+from tests.simulation.chain_run import LOST_OUTCOME, OTHER_DRAW, SILENCE, TWICE, ChainRun
+from tests.simulation.chain_workers import STALE, IngestProcess, LookBack
+from tests.simulation.join_run import COUNTS, ROWS, JoinRun
 from tests.simulation.join_worker import JoinWorker
 from tests.simulation.learning import ORDER
 from tests.simulation.planting import PLANTED
@@ -36,13 +43,24 @@ from tests.simulation.truth import OwnTruth, Truth
 
 @dataclass(frozen=True)
 class Control:
-    """One rule switched off."""
+    """One rule switched off, in runs of the join or, with `whole`, of the whole namespace."""
 
     said: str
     """How the complaint begins."""
     off: Callable[[], AbstractContextManager[None]] = nullcontext
     join: type[JoinPartition] = CutAnywhere
     truth: type[Truth] = Truth
+    whole: bool = False
+
+    def run(self, seed: int) -> None:
+        """One seed without the rule."""
+        OwnTruth.join = self.join
+        if self.whole:
+            run = ChainRun(seed, self.join)
+            run.restless = 0.3  # kills where they matter: a control need not look at a thousand seeds
+            run.run()
+        else:
+            JoinRun(seed, self.join, self.truth).run()
 
 
 # rule 7: the chain
@@ -201,6 +219,47 @@ def _whatever_came(self: Merge) -> int:
     return max(self.times_ms) // self.bucket_ms * self.bucket_ms
 
 
+# the definitions in force (docs/decisions/0012)
+
+
+class ByTable(CutAnywhere):
+    """Every definition counts from the moment at which this process heard of it."""
+
+    def __init__(self, partition: int, tasks: Any, resume: Resume | None = None, *rest: Any, **named: Any) -> None:
+        start = None if resume is None else replace(resume, definitions=None)
+        super().__init__(partition, tasks, start, *rest, **named)
+
+
+class TableTruth(Truth):
+    """All definitions count from the start."""
+
+    by_log = False
+
+
+# deciding, ingest, snapshots
+
+
+def _trust_first(self: SnapshotFollower, manifest: Any, consumer: Any) -> None:
+    """Persist, then look."""
+    policy_module.check_manifest(manifest, self._verify, self._trusted.value)
+    self._trusted.raise_to(manifest.version, manifest.sha256)
+    _take(self, manifest, consumer)
+
+
+_take = SnapshotFollower._take
+_dice = Random(0)
+
+
+def _draw_by_chance(*_: Any) -> int:
+    return _dice.randrange(1 << 24)
+
+
+def _end_of_the_newest(self: Offsets, partition: int, offset: int) -> None:
+    """What is finished is committed, whatever lies before it."""
+    if partition in self._open:
+        self._ready[partition] = max(offset + 1, self._ready.get(partition, 0))
+
+
 CONTROLS: dict[str, Control] = {
     "no chain": Control(ROWS, lambda: replaced((ChainReader, "offer", _take_all))),
     "plain offset dedupe": Control(ROWS, lambda: replaced((ChainReader, "offer", _take_above))),
@@ -224,6 +283,16 @@ CONTROLS: dict[str, Control] = {
     "windows by arrival": Control(ROWS, join=ByArrival),
     "T steps back with the clock": Control(ROWS, join=RawTime),
     "batches cut by arrival": Control(ORDER, lambda: replaced((Merge, "done_ms", property(_whatever_came)))),
+    "definitions by the task table": Control(ROWS, join=ByTable, truth=TableTruth),
     "forks are not looked for": Control(PLANTED, lambda: replaced((ChainReader, "offer", _take_what_fits))),
+    "trusted before verified": Control(STALE, lambda: replaced((SnapshotFollower, "_take", _trust_first)), whole=True),
+    "a global generator": Control(OTHER_DRAW, lambda: replaced((decide, "draw", _draw_by_chance)), whole=True),
+    "no look-up after a take-over": Control(TWICE, lambda: replaced((LookBack, "answered", lambda *_: {})), whole=True),
+    "commits of the newest": Control(SILENCE, lambda: replaced((Offsets, "end", _end_of_the_newest)), whole=True),
+    "ingest goes on after an error": Control(
+        LOST_OUTCOME,
+        lambda: replaced((IngestProcess, "failed", property(lambda self: False, lambda *_: None))),
+        whole=True,
+    ),
 }
 """By name, in the order of join.md's reasons."""

@@ -47,6 +47,13 @@ class Setting:
     faults: Faults
     limits: tuple[int, int] = (10**6, 10**5)
     """Open decisions, waiting outcomes."""
+    heal_s: float = HEAL_S
+    registry: Any = None
+    """Of the real codec; None with envelopes."""
+    tick: bytes = b""
+    """What owners write to their journals; b"" where the ticks stand there already."""
+    append_ms: Callable[[str, int], int] = lambda topic, partition: 0
+    """The clock of a partition's leader."""
     pause: float = 0.0
     """How often a write waits for room."""
     alarms: list[tuple[str, int]] = field(default_factory=list)
@@ -94,22 +101,21 @@ class JoinWorker:
         """As far as it has read the topic."""
         self.assignment: frozenset[int] = frozenset()
         self.held: dict[int, _Held] = {}
-        self.outboxes = {
-            p: Outbox(logs.transitions, self._append_ms(logs)) for p, logs in enumerate(setting.logs)
-        }  # fmt: skip
+        self.outboxes = {p: self._outbox("transitions", p, logs.transitions) for p, logs in enumerate(setting.logs)}
+        self.ticks = {p: self._outbox("journal", p, logs.journal) for p, logs in enumerate(setting.logs)}
         limits: Any = SimpleNamespace(
             namespace=NAMESPACE, open_decisions_max=setting.limits[0], pending_outcomes_max=setting.limits[1],
-            declare_gap=False, unread_bytes_max=1 << 30, heal_after_ms=int(HEAL_S * 1000),
+            declare_gap=False, unread_bytes_max=1 << 30, heal_after_ms=int(setting.heal_s * 1000),
         )  # fmt: skip
         metrics: Any = _Metrics(setting.alarms)
-        nobody: Any = None
         output: Any = SimpleNamespace(write=self._write)
         letters: Any = SimpleNamespace(write=self._letter)
-        self._ports = Ports(limits, nobody, self.tasks, output, letters, metrics, self._restart, lambda: 0, 250)
+        self._ports = Ports(
+            limits, setting.registry, self.tasks, output, letters, metrics, self._restart, lambda: 0, 250
+        )
 
-    @staticmethod
-    def _append_ms(logs: Logs) -> Callable[[], int]:
-        return lambda: len(logs.transitions)
+    def _outbox(self, topic: str, partition: int, log: list[Record]) -> Outbox:
+        return Outbox(log, lambda: self._setting.append_ms(topic, partition))
 
     async def _write(self, topic: str, partition: int, payload: bytes) -> Any:
         if self._setting.pause and self._rng.random() < self._setting.pause:
@@ -175,6 +181,8 @@ class JoinWorker:
     def look(self, partition: int) -> None:
         """What `JoinAgent.run` does once per tick."""
         owned, held = self.held[partition].owned, self.held[partition]
+        if self._setting.tick and not len(self.ticks[partition]) and self._rng.random() < 0.6:
+            self.ticks[partition].put(self._setting.tick)
         if owned.look_again():
             held.fetch_offset = owned.next_offset
         if owned.needs_healing():
@@ -217,8 +225,9 @@ class JoinWorker:
 
     def deliver(self, partition: int, faults: Faults) -> None:
         """The oldest of its writes to a partition reaches the broker, or does not."""
-        if len(self.outboxes[partition]):
-            self.outboxes[partition].deliver(faults.strike(self._rng))
+        for outbox in (self.outboxes[partition], self.ticks[partition]):
+            if len(outbox):
+                outbox.deliver(faults.strike(self._rng))
 
     def die(self) -> None:
         """Killed; what was on the wire may still arrive."""

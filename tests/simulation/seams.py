@@ -46,14 +46,15 @@ def replaced(*names: tuple[Any, str, Any]) -> Iterator[None]:
 
 
 @contextmanager
-def owned_partitions(rng: Random, codec: Envelopes, clock: Clock, join: type[JoinPartition]) -> Iterator[None]:
-    """`OwnedPartition` on this codec, this clock and this join."""
+def owned_partitions(rng: Random, codec: Envelopes | None, clock: Clock, join: type[JoinPartition]) -> Iterator[None]:
+    """`OwnedPartition` on this codec (None: the real one), this clock and this join."""
     join.rng = rng  # type: ignore[attr-defined]  # of CutAnywhere
+    codecs = (
+        [] if codec is None else [("encode", codec.encode), ("decode", codec.decode), ("read_record", codec.decode)]
+    )
     with replaced(
-        (agents_owned, "encode", codec.encode),
-        (agents_owned, "decode", codec.decode),
-        (agents_owned, "read_record", codec.decode),
         (agents_owned, "time", clock),
         (agents_owned, "JoinPartition", join),
+        *((agents_owned, name, stand_in) for name, stand_in in codecs),
     ):
         yield

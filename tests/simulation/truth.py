@@ -41,6 +41,9 @@ class At:
 class Truth:
     """One partition as the brute-force join has it."""
 
+    by_log = True
+    """Definitions count from the first record that refers to them."""
+
     def __init__(self, world: World, partition: int, limits: tuple[int, int]) -> None:
         self.at: dict[int, At] = {}
         self.rows: dict[bytes, list[Row]] = {}
@@ -50,7 +53,7 @@ class Truth:
 
     def _find(self, world: World, partition: int, limits: tuple[int, int]) -> None:
         definitions = {task.fingerprint: definition_of(task) for task in world.tasks}
-        brute = BruteForceJoin(definitions, *limits, by_log=True)
+        brute = BruteForceJoin(definitions, *limits, by_log=self.by_log)
         for offset, (time_ms, record) in enumerate(world.journals[partition]):
             brute.fold(offset, time_ms, record)
             if isinstance(record, Tick):
