@@ -71,7 +71,8 @@ class Definitions:
         """T before which nothing is remembered: a horizon that grows does not bring back what was let go."""
         self.missing: bytes = b""
         """A definition in force that the table does not have yet."""
-        self.rules = self._compile()
+        self.rules: Rules
+        """Everything known, compiled."""
         self.window_ms = self.backward_ms = 0
         """Wmax and bwmax."""
         self.dedupe_ms = DEDUPE_MS_MIN

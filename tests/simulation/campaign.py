@@ -17,8 +17,8 @@ from tests.simulation.join_run import JoinRun
 
 CHUNK = 200
 WHOLE_EVERY = 50
-"""One seed in so many is a whole namespace in its real bytes (`chain_run`), about thirteen times the work of the others:
-joins with their journals given, the merge and the namespace learner behind them (`join_run`)."""
+"""One seed in so many is a whole namespace in its real bytes (`chain_run`), about thirteen times the work of the
+others: joins with their journals given, and every second time the learner's side behind them (`join_run`)."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from streams.join_index import CUT, NONE, TAIL, place
 from streams.offsets import Offsets
 from streams.snapshots import SnapshotFollower
 from tests.simulation.chain_run import LOST_OUTCOME, OTHER_DRAW, SILENCE, TWICE, ChainRun
-from tests.simulation.chain_workers import STALE, IngestProcess, LookBack
+from tests.simulation.chain_workers import UNVERIFIED, IngestProcess, LookBack
 from tests.simulation.join_run import COUNTS, ROWS, JoinRun
 from tests.simulation.join_worker import JoinWorker
 from tests.simulation.learning import ORDER
@@ -285,7 +285,9 @@ CONTROLS: dict[str, Control] = {
     "batches cut by arrival": Control(ORDER, lambda: replaced((Merge, "done_ms", property(_whatever_came)))),
     "definitions by the task table": Control(ROWS, join=ByTable, truth=TableTruth),
     "forks are not looked for": Control(PLANTED, lambda: replaced((ChainReader, "offer", _take_what_fits))),
-    "trusted before verified": Control(STALE, lambda: replaced((SnapshotFollower, "_take", _trust_first)), whole=True),
+    "trusted before verified": Control(
+        UNVERIFIED, lambda: replaced((SnapshotFollower, "_take", _trust_first)), whole=True
+    ),
     "a global generator": Control(OTHER_DRAW, lambda: replaced((decide, "draw", _draw_by_chance)), whole=True),
     "no look-up after a take-over": Control(TWICE, lambda: replaced((LookBack, "answered", lambda *_: {})), whole=True),
     "commits of the newest": Control(SILENCE, lambda: replaced((Offsets, "end", _end_of_the_newest)), whole=True),

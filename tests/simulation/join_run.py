@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from random import Random
+from typing import Any
 
 from schemas.records import Progress
 from streams.join import JoinPartition
@@ -25,6 +26,7 @@ END = "the join did not get to the end"
 NUM_RECORDS = 18
 APPLY = 0.03
 PLANTED_SHARE = 0.2
+LEARNT_SHARE = 0.5
 STILL_ROUNDS = 10
 SETTLE_ROUNDS = 400
 
@@ -70,7 +72,7 @@ class JoinRun:
         for _ in range(rng.choice((1, 1, 2, 3))):
             self._start()
         self._rebalance()
-        for _ in range(5 * NUM_RECORDS + 2 * STILL_ROUNDS * max(len(stops) for stops in self.stops)):
+        for _ in range(4 * NUM_RECORDS + 2 * STILL_ROUNDS * max(len(stops) for stops in self.stops)):
             self.clock.now_s += rng.choice((0.05, 0.3, 1.0))
             for partition, each in enumerate(logs):
                 if rng.random() < (0.5 * self.slow if partition == 0 else 0.5):
@@ -213,6 +215,10 @@ class JoinRun:
             alarms |= {(kind, partition, offset) for kind, offset in found.alarms}
         if self.rng.random() < PLANTED_SHARE:
             check_planted(self.rng, logs[0], truths[0])
+        if self.rng.random() < LEARNT_SHARE:
+            self._check_learning(truths, logs, alarms)
+
+    def _check_learning(self, truths: list[Truth], logs: list[list[Any]], alarms: set[tuple[str, int, int]]) -> None:
         learning = Learning(self.rng, self.world.tasks, logs)
         learning.run(self.rng.choice((0, 1, 2)))
         require(learning.alarms == alarms, ALARMS, (learning.alarms, alarms))

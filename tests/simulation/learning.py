@@ -7,7 +7,7 @@ real one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from random import Random
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 
 from learner.cuts import CutRules, CutState
 from learner.merge import LEARNT_BUCKETS, Merge
-from learner.namespace import Definition, NamespaceLearner, Snapshot
+from learner.namespace import Definition, NamespaceLearner, RowLearner, Snapshot
 from learner.policy import probes
 from schemas.blocks import TransitionBlock
 from schemas.records import DecisionBucket
@@ -79,8 +79,18 @@ def expected_digests(truths: Sequence[Truth]) -> dict[bytes, bytes]:
 class Learning:
     """One learner process after another over finished transitions, whose records it gets in any interleaving."""
 
-    def __init__(self, rng: Random, tasks: Iterable[Task], logs: Sequence[Sequence[Any]]) -> None:
+    def __init__(
+        self,
+        rng: Random,
+        tasks: Iterable[Task],
+        logs: Sequence[Sequence[Any]],
+        make: Callable[[Task], RowLearner] | None = None,
+    ) -> None:
+        """`make` builds a task's real learner; without it a hash stands in, and probes, which it cannot answer, are
+        left out."""
         self._rng, self._logs = rng, logs
+        self._make: Callable[[Task], RowLearner] = make or HashOfRows
+        self._no_probes = [(probes, "pack", lambda *_: b"")] if make is None else []
         self._known = {task.fingerprint: Definition(task) for task in tasks}
         self.snapshots: dict[int, Snapshot] = {}
         """By version; made again after a restart, they must be the same."""
@@ -91,11 +101,11 @@ class Learning:
 
     def _new_learner(self) -> NamespaceLearner:
         start = CutState.start(Merge(len(self._logs), RULES.bucket_ms).positions(), 0)
-        return NamespaceLearner(HashOfRows, self._known.get, RULES, start, {})
+        return NamespaceLearner(self._make, self._known.get, RULES, start, {})
 
     def run(self, restarts: int) -> None:
         """To the end of the logs; `restarts` times from an earlier checkpoint."""
-        with replaced((probes, "pack", lambda *_: b"")):
+        with replaced(*self._no_probes):
             while self._offer():
                 for snapshot in self.learner.advance(self.merge):
                     self._publish(snapshot)
