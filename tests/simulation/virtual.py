@@ -33,11 +33,11 @@ class Envelopes:
     def __init__(self) -> None:
         self._records: list[Any] = []
 
-    def encode(self, record: Any, registry: Any = None) -> bytes:
+    def encode(self, record: Any, *_: Any) -> bytes:
         self._records.append(record)
         return len(self._records).to_bytes(8, "little")
 
-    def decode(self, value: Any, registry: Any = None, expect: Any = None) -> Any:
+    def decode(self, value: Any, *_: Any, **__: Any) -> Any:
         record = self._records[int.from_bytes(value, "little") - 1]
         if isinstance(record, Exception):
             raise record
