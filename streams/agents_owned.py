@@ -161,7 +161,9 @@ class OwnedPartition:
         value = batch.value(index)
         block: DecisionBlock | OutcomeBlock | Tick | BadRecord
         try:
-            block = decode(value if value is not None else b"", self._ports.registry, expect=JOURNAL_EXPECTED)
+            block = decode(
+                value if value is not None else b"", self._ports.registry, expect=JOURNAL_EXPECTED, strings=False
+            )
         except BadRecord as error:
             block = error
             where = (self._journal, self.partition, offset)
