@@ -43,7 +43,7 @@ OTHER_ANSWER = "an answer is not what the journal holds"
 TWICE = "what stood in the journal was decided again"
 OTHER_DRAW = "one request was decided in two ways by one policy"
 LOST_OUTCOME = "an outcome is not in the journal"
-NUM_STEPS = 100
+NUM_STEPS = 90
 SETTLE_ROUNDS = 500
 HEAL_S = 60.0
 TOPICS = {"requests": 2, "outcomes": 2, "snapshots": 1, "snapshot-chunks": 1}
@@ -289,6 +289,7 @@ class ChainRun:
 
     def _settle(self) -> None:
         self.setting.faults, self.setting.pause, self.faults = Faults(), 0.0, Faults()
+        self.setting.is_troubled = False
         self.asleep.clear()
         for group in self.groups:
             self._rebalance(group)

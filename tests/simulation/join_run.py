@@ -26,7 +26,7 @@ END = "the join did not get to the end"
 NUM_RECORDS = 18
 APPLY = 0.03
 PLANTED_SHARE = 0.2
-LEARNT_SHARE = 0.5
+LEARNT_SHARE = 0.4
 STILL_ROUNDS = 10
 SETTLE_ROUNDS = 400
 
@@ -156,7 +156,7 @@ class JoinRun:
 
     def _settle(self) -> None:
         """No more trouble: whoever owns what must come to the end by itself, whatever went wrong before."""
-        self.setting.faults, self.setting.pause = Faults(), 0.0
+        self.setting.faults, self.setting.pause, self.setting.is_troubled = Faults(), 0.0, False
         self._rebalance()
         for each in self.setting.logs:
             each.visible = len(each.journal)

@@ -47,6 +47,8 @@ class Setting:
     faults: Faults
     limits: tuple[int, int] = (10**6, 10**5)
     """Open decisions, waiting outcomes."""
+    is_troubled: bool = True
+    """Replicas may lag."""
     heal_s: float = HEAL_S
     registry: Any = None
     """Of the real codec; None with envelopes."""
@@ -191,7 +193,7 @@ class JoinWorker:
     def _read_state(self, logs: Logs) -> ReadState:
         """As `read_back.read_state`: from the newest Progress on, or what a lagging replica shows of it."""
         end = len(logs.transitions)
-        if self._setting.faults.lose and self._rng.random() < 0.1:
+        if self._setting.is_troubled and self._rng.random() < 0.1:
             end = max(0, end - self._rng.randint(1, 3))
         records = [self._setting.codec.decode(value) for _, value in logs.transitions[:end]]
         newest = next((each for each in reversed(records) if not hasattr(each, "positions")), None)

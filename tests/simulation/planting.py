@@ -1,4 +1,8 @@
-"""Holes and forks put into a finished transitions log: the merge must say so there, and nowhere else."""
+"""Holes and forks put into a finished transitions log: the merge must say so there, and nowhere else.
+
+A block of the reserved kind (corrections, join.md rule 12) is put in likewise: a chain of its own, of which nothing is
+said.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from learner.merge import Merge
-from schemas.blocks import TransitionBlock
+from schemas.blocks import KIND_CORRECTION, TransitionBlock
 from schemas.chain import START
 from tests.simulation.truth import NaiveReader, Truth, require
 
@@ -20,7 +24,7 @@ FAR = 1 << 60
 
 
 def check_planted(rng: Random, records: Sequence[Any], truth: Truth) -> None:
-    """Plant one hole or one fork anywhere and read it all by the merge."""
+    """Plant one hole, fork or correction anywhere and read it all by the merge."""
     at = rng.randrange(len(records) + 1)
     naive, expected = NaiveReader(truth), []
     verdicts = [naive.verdict(each) if isinstance(each, TransitionBlock) else "" for each in records[:at]]
@@ -28,13 +32,17 @@ def check_planted(rng: Random, records: Sequence[Any], truth: Truth) -> None:
     if not blocks:
         return
     model = rng.choice(blocks)
-    kind = rng.choice(("hole", "fork"))
+    kind = rng.choice(("hole", "fork", "correction"))
     last = naive.last(model.fingerprint)
     prev = FAR if kind == "hole" else last - 1
     position = FAR + 1 if kind == "hole" else last + 1
     bad = replace(model.rows(0, 1), prev=max(START, prev), positions=np.array([position], np.int64))
-    expected = [("hole", offset) for offset, verdict in enumerate(verdicts) if verdict == "hole"] + [(kind, at)]
-    if kind == "hole":  # the partition goes on as if nothing had been there
+    expected = [("hole", offset) for offset, verdict in enumerate(verdicts) if verdict == "hole"]
+    if kind == "correction":
+        bad = replace(model.rows(0, 1), prev=START, kind=KIND_CORRECTION)
+    else:
+        expected.append((kind, at))
+    if kind != "fork":  # the partition goes on as if nothing had been there
         for offset, each in enumerate(records[at:]):
             if isinstance(each, TransitionBlock) and naive.verdict(each) == "hole":
                 expected.append(("hole", at + offset + 1))
