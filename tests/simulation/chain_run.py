@@ -19,12 +19,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import orjson
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from schemas.blocks import DecisionBlock, OutcomeBlock, Tick
 from schemas.codec import decode, encode
 from schemas.records import Candidate, DecisionRequest, Progress
 from schemas.settings import CommonSettings, load_settings
-from schemas.signing_keys import create_keys, load_private_key
 from schemas.task import Project, parse
 from streams import snapshots
 from streams.join import JoinPartition
@@ -91,11 +92,8 @@ def project_of(partitions: int) -> Project:
     return parse(PROJECT.format(partitions=partitions))
 
 
-@lru_cache(maxsize=1)
-def keys() -> tuple[Any, Path]:
-    """The learner's private key and the file of the public one, for the life of this process."""
-    private, public = create_keys(tempfile.mkdtemp(prefix="headrace-simulation-"))
-    return load_private_key(private), public
+SIGNING_KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
+PUBLIC_KEY = SIGNING_KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 class ChainRun:
@@ -111,9 +109,10 @@ class ChainRun:
         self.broker = Broker(self.clock, topics)
         self.mode = self.faults = rng.choice((Faults(), Faults(), Faults(refuse=0.03), *MODES[1:5]))
         self.folder = Path(tempfile.mkdtemp(prefix="headrace-simulation-"))
-        signing_key, public = keys()
+        public = self.folder / "public.pem"
+        public.write_bytes(PUBLIC_KEY)
         settings = load_settings(CommonSettings, namespace=NAMESPACE, public_key=public, state_dir=self.folder)
-        self.net = Net(rng, self.broker, self.project, self.folder, settings, signing_key, [], {})
+        self.net = Net(rng, self.broker, self.project, self.folder, settings, SIGNING_KEY, [], {})
         logs = [
             Logs(self.broker.logs["journal"][p], self.broker.logs["transitions"][p]) for p in range(self.partitions)
         ]  # fmt: skip

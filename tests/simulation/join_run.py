@@ -7,13 +7,14 @@ from random import Random
 from typing import Any
 
 from schemas.records import Progress
+from schemas.registry import FileRegistry
 from streams.join import JoinPartition
 from tests.simulation.join_worker import HEAL_S, JoinWorker, Logs, Setting
 from tests.simulation.learning import ALARMS, ORDER, Learning, expected_digests
 from tests.simulation.planting import check_planted
 from tests.simulation.seams import CutAnywhere, owned_partitions
 from tests.simulation.truth import Truth, read_through, require
-from tests.simulation.virtual import Clock, Envelopes, Faults
+from tests.simulation.virtual import Clock, Envelopes, Faults, Wire
 from tests.simulation.worlds import TICK, World, make_world
 
 MODES = (
@@ -24,6 +25,9 @@ ROWS = "the transitions are not those of the whole log"
 COUNTS = "Progress counts wrongly"
 END = "the join did not get to the end"
 NUM_RECORDS = 18
+BYTES_EVERY = 8
+"""One seed in so many in its real bytes: what is decoded together, or not at all, is decoded there."""
+REGISTRY = FileRegistry()
 APPLY = 0.03
 PLANTED_SHARE = 0.2
 LEARNT_SHARE = 0.4
@@ -38,7 +42,9 @@ class JoinRun:
         self.rng = Random(seed)
         self.join, self.truth = join, truth
         self.world: World = make_world(self.rng, NUM_RECORDS)
-        self.codec, self.clock = Envelopes(), Clock()
+        self.in_bytes = seed % BYTES_EVERY == 0
+        self.codec: Envelopes | Wire = Wire(REGISTRY) if self.in_bytes else Envelopes()
+        self.clock = Clock()
         limits = (5, 3) if self.rng.random() < 0.1 else (10**6, 10**5)
         logs = [
             Logs([(time_ms, self.codec.encode(record)) for time_ms, record in journal])
@@ -47,7 +53,7 @@ class JoinRun:
         known = list(self.world.tasks[: self.world.num_known])
         self.setting = Setting(
             self.rng, logs, self.codec, self.clock, known, self.rng.choice(MODES), limits,
-            pause=self.rng.choice((0.0, 0.0, 0.3)),
+            registry=REGISTRY if self.in_bytes else None, pause=self.rng.choice((0.0, 0.0, 0.3)),
         )  # fmt: skip
         self.workers: list[JoinWorker] = []
         self.asleep: set[int] = set()
@@ -60,7 +66,8 @@ class JoinRun:
     def run(self) -> None:
         """Raises Wrong."""
         logging.disable(logging.CRITICAL)
-        with owned_partitions(self.rng, self.codec, self.clock, self.join):
+        codec = self.codec if isinstance(self.codec, Envelopes) else None
+        with owned_partitions(self.rng, codec, self.clock, self.join):
             self._trouble()
             self._settle()
         self._check()

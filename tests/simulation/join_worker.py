@@ -18,7 +18,7 @@ from streams.agents_owned import OwnedPartition
 from streams.agents_ports import Ports, State
 from streams.read_back import Read, ReadState, judge
 from streams.transport_batch import RecordBatch, pack
-from tests.simulation.virtual import Clock, Envelopes, Faults, Outbox, Pause, Record, Routine
+from tests.simulation.virtual import Clock, Envelopes, Faults, Outbox, Pause, Record, Routine, Wire
 
 NAMESPACE = "t"
 HEAL_S = 5.0
@@ -40,7 +40,7 @@ class Setting:
 
     rng: Random
     logs: list[Logs]
-    codec: Envelopes
+    codec: Envelopes | Wire
     clock: Clock
     tasks: list[Task]
     """What the tasks topic holds by now."""

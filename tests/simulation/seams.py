@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from random import Random
 from typing import Any
 
+import numpy as np
+
 from schemas.blocks import TransitionBlock
 from streams import agents_owned
 from streams.join import JoinPartition
@@ -49,12 +51,14 @@ def replaced(*names: tuple[Any, str, Any]) -> Iterator[None]:
 def owned_partitions(rng: Random, codec: Envelopes | None, clock: Clock, join: type[JoinPartition]) -> Iterator[None]:
     """`OwnedPartition` on this codec (None: the real one), this clock and this join."""
     join.rng = rng  # type: ignore[attr-defined]  # of CutAnywhere
-    codecs = (
-        [] if codec is None else [("encode", codec.encode), ("decode", codec.decode), ("read_record", codec.decode)]
-    )
+    stand_ins: list[tuple[str, Any]] = []
+    if codec is not None:
+        stand_ins = [("encode", codec.encode), ("decode", codec.decode), ("read_record", codec.decode)]
+        if hasattr(agents_owned, "classify"):  # envelopes have no headers by which many could be read at once
+            stand_ins.append(("classify", lambda buffer, starts, *_: np.zeros(len(starts), np.uint8)))
     with replaced(
         (agents_owned, "time", clock),
         (agents_owned, "JoinPartition", join),
-        *((agents_owned, name, stand_in) for name, stand_in in codecs),
+        *((agents_owned, name, stand_in) for name, stand_in in stand_ins),
     ):
         yield
