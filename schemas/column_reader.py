@@ -90,7 +90,7 @@ def _skip_items(buffer: U8, position: int, kind: int, count: int) -> tuple[int, 
 
 
 @numba.njit(cache=True, nogil=True)
-def _measure(buffer: U8, position: int, layout: I64, num_items_max: int) -> tuple[int, int, int, I64, int]:
+def measure(buffer: U8, position: int, layout: I64, num_items_max: int) -> tuple[int, int, int, I64, int]:
     """Pass 1: (code, byte, field of the fault, table, size of the arena).
 
     table (num_fields, 4): byte of the field or value of a NUMBER; items or bytes; bytes of strings; arena offset.
@@ -194,9 +194,8 @@ def _copy_strings(
 
 
 @numba.njit(cache=True, nogil=True)
-def _fill(buffer: U8, layout: I64, table: I64, arena_bytes: int) -> tuple[int, int, U8]:
-    """Pass 2: (code, field of the fault, arena) for what `_measure` found sound."""
-    longs = np.empty((arena_bytes + 7) // 8, np.int64)
+def fill(buffer: U8, layout: I64, table: I64, longs: I64) -> tuple[int, int]:
+    """Pass 2: copies what `measure` found sound into the arena `longs`. (code, field of the fault)."""
     ints = longs.view(np.int32)
     arena = longs.view(np.uint8)
     for field in range(len(layout)):
@@ -220,19 +219,20 @@ def _fill(buffer: U8, layout: I64, table: I64, arena_bytes: int) -> tuple[int, i
             else:
                 position = _copy_numbers(buffer, position, kind, count, arena, ints, longs, target + width * done)
                 if position < 0:
-                    return -position, field, arena
+                    return -position, field
             done += count
-    return 0, 0, arena
+    return 0, 0
 
 
 @numba.njit(cache=True, nogil=True)
 def _read(buffer: U8, position: int, layout: I64, num_items_max: int) -> tuple[int, int, int, I64, U8]:
     """(code, byte, field of the fault, table, arena): both passes in one call."""
-    code, byte, field, table, arena_bytes = _measure(buffer, position, layout, num_items_max)
+    code, byte, field, table, arena_bytes = measure(buffer, position, layout, num_items_max)
     if code:
         return code, byte, field, table, np.empty(0, np.uint8)
-    code, field, arena = _fill(buffer, layout, table, arena_bytes)
-    return code, table[field, 0], field, table, arena
+    longs = np.empty((arena_bytes + 7) // 8, np.int64)
+    code, field = fill(buffer, layout, table, longs)
+    return code, table[field, 0], field, table, longs.view(np.uint8)
 
 
 class LayoutFault(Exception):

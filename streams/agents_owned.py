@@ -24,7 +24,7 @@ from functools import partial
 
 import numpy as np
 
-from schemas.blocks import DecisionBlock, OutcomeBlock, Tick, TransitionBlock
+from schemas.blocks import U8, DecisionBlock, OutcomeBlock, Tick, TransitionBlock
 from schemas.chain import START, Accepted, ChainReader, Fork, Hole
 from schemas.codec import BadRecord, decode, encode
 from schemas.errors import UserError
@@ -33,6 +33,7 @@ from schemas.registry import RegistryUnavailable
 from schemas.topics import topic
 from streams.agents_ports import Ports, State, Unread
 from streams.join import Gap, JoinLimits, JoinPartition, UnknownTask
+from streams.join_groups import classify, length_of_group, read_group
 from streams.read_back import Read, ReadState, read_record
 from streams.transport_batch import RecordBatch
 
@@ -133,13 +134,15 @@ class OwnedPartition:
         next_offset = self.next_offset or 0
         if int(batch.offsets[0]) > next_offset:
             return False
-        first = int(np.searchsorted(batch.offsets, next_offset))
-        folded = 0
+        first = index = int(np.searchsorted(batch.offsets, next_offset))
+        kinds = classify(batch.buffer, batch.starts, batch.lengths, self._ports.registry)
         try:
-            for index in range(first, len(batch)):
-                await self._fold_one(join, batch, index)
-                folded += 1
-                if folded % BREATH_RECORDS == 0:
+            while index < len(batch):
+                grouped = self._fold_group(join, batch, kinds, index)
+                if not grouped:
+                    await self._fold_one(join, batch, index)
+                index += grouped or 1
+                if grouped or index % BREATH_RECORDS == 0:
                     await asyncio.sleep(0)
         except UnknownTask as error:
             self._wait_for(error.fingerprint)
@@ -150,11 +153,25 @@ class OwnedPartition:
         except Gap as error:
             log.warning("%s[%d]: %s; it is read again", self._journal, self.partition, error)
             return False
-        self._ports.metrics.add("headrace_join_blocks", folded, partition=self.partition)
+        self._ports.metrics.add("headrace_join_blocks", index - first, partition=self.partition)
         self._skew_ms = int(batch.timestamps_ms[-1]) - self._ports.now_ms()
         if generation == self.generation:
             await self._emit(join)
         return True
+
+    def _fold_group(self, join: JoinPartition, batch: RecordBatch, kinds: U8, index: int) -> int:
+        """Fold the records from `index` on that can be read together; returns how many, 0: read the next one by one."""
+        num = length_of_group(kinds, batch.lengths, batch.offsets, index)
+        if not num:
+            return 0
+        part = slice(index, index + num)
+        starts = batch.starts[part]
+        stops = starts + batch.lengths[part]
+        group = read_group(
+            batch.buffer, starts, stops, batch.offsets[part], batch.timestamps_ms[part], kinds[part],
+            self._ports.registry,
+        )  # fmt: skip
+        return num if group is not None and join.fold_group(group) else 0
 
     async def _fold_one(self, join: JoinPartition, batch: RecordBatch, index: int) -> None:
         offset, time_ms = int(batch.offsets[index]), int(batch.timestamps_ms[index])

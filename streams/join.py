@@ -28,19 +28,21 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from schemas.blocks import I64, KIND_TRANSITION, DecisionBlock, OutcomeBlock, Tick, TransitionBlock
+from schemas.blocks import I32, I64, KIND_TRANSITION, DecisionBlock, OutcomeBlock, Tick, TransitionBlock
 from schemas.bounds import BadRecord
 from schemas.chain import START, Chain, ChainReader
+from schemas.merged_reader import Merged
 from schemas.records import NO_TIME_MS, ChainPosition, Progress, Resume
 from schemas.task import TaskTable
 from streams.attribution import PENDING_COUNT
 from streams.join_counts import NUM_COUNTS, OPEN, OUTCOMES_AT, USES_AT, count_from, decision_counts, outcome_counts
 from streams.join_definitions import Definitions
 from streams.join_emit import ChainTail, Segment, new_closing
-from streams.join_folding import Offered, Told, fold_decisions, fold_outcomes
+from streams.join_folding import FIRST, LAST, Offered, Told, fold_decisions, fold_outcomes, fold_steps
+from streams.join_groups import NOTHING_OFFERED, NOTHING_TOLD, Group, stretches, timed
 from streams.join_history import Candidate, Candidates, History
 from streams.join_index import DECISION, OUTCOME, PENDING, PagedRing
-from streams.join_intake import owned, take_in
+from streams.join_intake import Intake, owned, take_in
 from streams.join_kernels import RUN_ROWS, State, close_rows, settle_pendings
 from streams.join_limits import Gap, JoinLimits, UnknownTask
 from streams.reward import NODE, USED, make_room, new_nodes
@@ -158,6 +160,75 @@ class JoinPartition:
         if isinstance(block, Tick) and self.next_offset > self._counted_offset:
             self._offer_progress()
 
+    def fold_group(self, group: Group) -> bool:
+        """Take all records of `group`, as `fold` would one by one; False, and nothing changed: do that."""
+        known = self._definitions
+        known.refresh()
+        first, last = int(group.offsets[0]), int(group.offsets[-1])
+        plain = (
+            self.next_offset == first
+            and not known.missing
+            and (first >= self._counted_offset or last < self._counted_offset)
+        )
+        plain = plain and self.num_open + group.num_decisions <= self._limits.num_open_max
+        if not plain or not all(known.is_in_force(part.block.fingerprint) for part in group.decisions):
+            return False
+        counting = first >= self._counted_offset
+        self._history.note(first, self.time_ms, self._sources, known.in_force, self.look_back_ms)
+        times = np.maximum.accumulate(np.maximum(group.times_ms, self.time_ms))
+        self._fold_steps(group, times, counting)
+        now = int(times[-1])
+        _retain(self._retained[0], now, self._decisions.tail)
+        _retain(self._retained[1], now, self._outcomes.tail)
+        self._pendings.evict(self._pendings.head)
+        self._advance(now, counting)
+        self.next_offset = last + 1
+        return True
+
+    def _fold_steps(self, group: Group, times: I64, counting: bool) -> None:
+        known = self._definitions
+        steps, parts = group.steps()
+        steps = timed(steps, times, np.array([known.dedupe_at(time) for time in times.tolist()], np.int64))
+        seqs = self._decisions.tail + np.cumsum(np.where(parts >= 0, steps[:, LAST] - steps[:, FIRST], 0))
+        offered = [self._offer_part(part, group.offsets, times, seqs) for part in group.decisions]
+        told = self._tell_group(group)
+        marks = np.array([self._sources.get(source, -1) for source in group.sources], np.int64)
+        num_waiting = len(self._pendings) + group.num_outcomes
+        self._make_room(group.num_decisions, group.num_outcomes, num_waiting)
+        limits = (known.backward_ms, 2 * known.window_ms, self._limits.num_pending_max)
+        scratch = np.empty(num_waiting, np.int64)
+        for first, last, part in stretches(parts):
+            definition, rows = offered[part] if part >= 0 else (0, NOTHING_OFFERED)
+            fold_steps(
+                self._state(), known.rules, rows, told, steps[first:last], marks, definition, limits, counting, scratch
+            )
+        self._sources.update(zip(group.sources, marks.tolist(), strict=True))
+
+    def _offer_part(self, part: Merged, offsets: I64, times: I64, seqs: I64) -> tuple[int, Offered]:
+        """(index of the definition, what to fold) of the decisions of one definition; they are open from now on."""
+        index = self._definitions.index_of(part.block.fingerprint)
+        kept, offered = self._take_in(index, part.block)
+        rows = part.rows
+        runs = np.stack(
+            [offsets[part.messages], np.zeros_like(rows), seqs[part.messages] - rows, rows, times[part.messages],
+             part.versions], axis=1,
+        )  # fmt: skip
+        self._tail(index).open.append(Segment(runs, 0, kept.columns, kept.decision_keys))
+        return index, offered
+
+    def _tell_group(self, group: Group) -> Told:
+        """All outcomes of the group; the type codes of each record count from where its own names begin."""
+        merged = group.outcomes
+        if merged is None:
+            return NOTHING_TOLD
+        names = {each: self._definitions.type_indices(each) for each in dict.fromkeys(merged.type_names)}
+        ends = dict(zip(names, np.cumsum([len(each) for each in names.values()]).tolist(), strict=True))
+        firsts = np.array([ends[each] - len(names[each]) for each in merged.type_names], np.int64)
+        block = merged.block
+        return _told(
+            block, block.types + np.repeat(firsts, merged.rows).astype(np.int32), np.concatenate([*names.values()])
+        )
+
     @property
     def look_back_ms(self) -> int:
         """L = D + Wmax + bwmax."""
@@ -227,17 +298,13 @@ class JoinPartition:
         close_rows(self._state(), self._definitions.rules, runs, tail.definition, is_cut, counting, closing)
         tail.close(segment, closing)
 
-    def _fold_decisions(self, offset: int, block: DecisionBlock, counting: bool) -> None:
+    def _take_in(self, index: int, block: DecisionBlock) -> tuple[Intake, Offered]:
+        """What is kept of decisions of definition `index`, and what the kernels see of them."""
         known = self._definitions
-        index = known.index_of(block.fingerprint)
         kept = take_in(block, known.task(index), known.shapes[index])
         columns = kept.columns
-        num_rows, num_waiting = len(columns), len(self._pendings)
-        seq = self._decisions.tail
-        self._decisions.reserve(num_rows)
-        self._held = make_room(self._held, num_rows * (known.slots_max + 1) + num_waiting * known.slots_max)
         has_catalogue = bool(columns.catalogue)
-        offered = Offered(
+        return kept, Offered(
             keys=kept.decision_keys,
             subjects=kept.subject_keys,
             sound=kept.sound,
@@ -247,34 +314,40 @@ class JoinPartition:
             catalogue=has_catalogue,
             values=columns.values.view(np.uint64),
         )
-        scratch = np.empty(num_waiting, np.int64)
-        dedupe_ms = known.dedupe_at(self.time_ms)
-        fold_decisions(self._state(), known.rules, offered, index, self.time_ms, dedupe_ms, counting, scratch)
+
+    def _make_room(self, num_decisions: int, num_outcomes: int, num_waiting: int) -> None:
+        """For as many more records, and for what they may hold."""
+        known = self._definitions
+        self._decisions.reserve(num_decisions)
+        for ring in (self._outcomes, self._pendings):
+            ring.reserve(num_outcomes)
+        held = num_decisions * (known.slots_max + 1) + num_waiting * known.slots_max if num_decisions else 0
+        self._held = make_room(self._held, held + num_outcomes * known.slots_max * len(known.names))
+
+    def _fold_decisions(self, offset: int, block: DecisionBlock, counting: bool) -> None:
+        known = self._definitions
+        index = known.index_of(block.fingerprint)
+        kept, offered = self._take_in(index, block)
+        num_rows, num_waiting = len(block), len(self._pendings)
+        seq = self._decisions.tail
+        self._make_room(num_rows, 0, num_waiting)
+        fold_decisions(
+            self._state(), known.rules, offered, index, self.time_ms, known.dedupe_at(self.time_ms), counting,
+            np.empty(num_waiting, np.int64), (0, num_rows, 0),
+        )  # fmt: skip
         _retain(self._retained[0], self.time_ms, self._decisions.tail)
         run = np.array([[offset, 0, seq, num_rows, self.time_ms, block.snapshot_version]], np.int64)
-        self._tail(index).open.append(Segment(run, 0, columns, kept.decision_keys))
+        self._tail(index).open.append(Segment(run, 0, kept.columns, kept.decision_keys))
         self._cut(counting)
 
     def _fold_outcomes(self, block: OutcomeBlock, counting: bool) -> None:
         known = self._definitions
-        for ring in (self._outcomes, self._pendings):
-            ring.reserve(len(block))
-        self._held = make_room(self._held, len(block) * known.slots_max * len(known.names))
+        self._make_room(0, len(block), 0)
         source = (block.source_topic, block.source_partition)
-        told = Told(
-            source_offsets=owned(block.source_offsets),
-            outcome_keys=owned(block.outcome_keys),
-            subjects=owned(block.subject_keys),
-            keys=owned(block.decision_keys),
-            action_keys=owned(block.action_keys),
-            slots=owned(block.slots),
-            types=owned(block.types),
-            type_indices=known.type_indices(block.type_names),
-            values=owned(block.values),
-        )
         self._sources[source] = fold_outcomes(
-            self._state(), known.rules, told, self._sources.get(source, -1), self.time_ms,
-            known.dedupe_at(self.time_ms), 2 * known.window_ms, counting,
+            self._state(), known.rules, _told(block, block.types, known.type_indices(block.type_names)),
+            self._sources.get(source, -1), self.time_ms, known.dedupe_at(self.time_ms), 2 * known.window_ms, counting,
+            (0, len(block)),
         )  # fmt: skip
         _retain(self._retained[1], self.time_ms, self._outcomes.tail)
         if len(self._pendings) > self._limits.num_pending_max:
@@ -312,6 +385,21 @@ class JoinPartition:
         return State(
             self._decisions.arrays, self._outcomes.arrays, self._pendings.arrays, self._held, self._counts, self._done
         )
+
+
+def _told(block: OutcomeBlock, types: I32, type_indices: I32) -> Told:
+    """What the kernels see of a block's outcomes; `type_indices` is what the codes in `types` mean."""
+    return Told(
+        source_offsets=owned(block.source_offsets),
+        outcome_keys=owned(block.outcome_keys),
+        subjects=owned(block.subject_keys),
+        keys=owned(block.decision_keys),
+        action_keys=owned(block.action_keys),
+        slots=owned(block.slots),
+        types=owned(types),
+        type_indices=type_indices,
+        values=owned(block.values),
+    )
 
 
 def _retain(retained: deque[tuple[int, int]], time_ms: int, seq: int) -> None:

@@ -101,6 +101,10 @@ class Definitions:
             self.in_force += (DefinitionPosition(fingerprint, time_ms),)
             self._settle()
 
+    def is_in_force(self, fingerprint: bytes) -> bool:
+        """Whether a record of the partition has referred to a known definition before."""
+        return fingerprint in self._forced and fingerprint in self._index
+
     def dedupe_at(self, time_ms: int) -> int:
         """How far back a record at T = `time_ms` may be a duplicate of another: D, and not beyond what was kept when a
         longer window came into force."""

@@ -47,7 +47,7 @@ from streams.join_index import (
     relink,
     touch,
 )
-from streams.join_kernels import State
+from streams.join_kernels import State, settle_pendings
 from streams.reward import ACTION_KEY, Nodes, take_node
 
 Bools = npt.NDArray[np.bool_]
@@ -166,15 +166,19 @@ def fold_decisions(
     dedupe_ms: int,
     counting: bool,
     scratch: I64,
+    part: tuple[int, int, int],
 ) -> None:
-    """Rule 1 and the pending half of rule 2 for every row. `scratch` holds as many numbers as outcomes wait."""
+    """Rule 1 and the pending half of rule 2 for every row of `part`: (first row, row after the last, first candidate).
+
+    `scratch` holds as many numbers as outcomes wait.
+    """
+    first_row, last_row, first_candidate = part
     ring, held, counts = state.decisions, state.held, state.counts
     uses = counts[USES_AT if counting else USES_AT + NUM_NAMES_MAX :]
     name = rules.names[definition]
     plain = offered.chosen.shape[1] == 1 and offered.values.shape[0] == 0
-    first_candidate = 0
-    for row in range(offered.keys.shape[0]):
-        if row % TOUCH_ROWS == 0:
+    for row in range(first_row, last_row):
+        if (row - first_row) % TOUCH_ROWS == 0:
             state.done[0] = touch(ring, 0, offered.keys[:, 0], row, True)
             state.done[1] = touch(ring, 1, offered.subjects, row, False)
         seq = ring.cursor[TAIL]
@@ -203,7 +207,7 @@ def fold_decisions(
             counts[OUTCOMES_AT + PENDING_COUNT] -= used
             if counting:
                 counts[OUTCOMES_AT + USED] += used
-    counts[OPEN] += offered.keys.shape[0]
+    counts[OPEN] += last_row - first_row
 
 
 @njit(**KERNEL)
@@ -253,14 +257,22 @@ def _wait(ring: Ring, told: Told, row: int, kind: int, time: int, bucket: int, s
 
 @njit(**KERNEL)
 def fold_outcomes(
-    state: State, rules: Rules, told: Told, high_water: int, time: int, dedupe_ms: int, reach_ms: int, counting: bool
+    state: State,
+    rules: Rules,
+    told: Told,
+    high_water: int,
+    time: int,
+    dedupe_ms: int,
+    reach_ms: int,
+    counting: bool,
+    part: tuple[int, int],
 ) -> int:
-    """Rules 2, 3 and 5 for every row. Returns the new high-water mark of the source partition."""
+    """Rules 2, 3 and 5 for the rows [first, last) of `part`. Returns the new mark of the source partition."""
     counts, counted = state.counts, 1 if counting else 0
     uses = counts[USES_AT if counting else USES_AT + NUM_NAMES_MAX :]
     done = state.done
-    for row in range(told.source_offsets.shape[0]):
-        if row % TOUCH_ROWS == 0:
+    for row in range(part[0], part[1]):
+        if (row - part[0]) % TOUCH_ROWS == 0:
             state.done[0] = touch(state.outcomes, 0, told.outcome_keys[:, 0], row, True)
             state.done[0] = touch(state.decisions, 0, told.keys[:, 0], row, True)
             state.done[0] = touch(state.decisions, 1, told.subjects, row, True)
@@ -316,3 +328,41 @@ def fold_outcomes(
         counts[OUTCOMES_AT + PENDING_COUNT] += 1
         _wait(state.pendings, told, row, kind, time, bucket, 0, done)
     return high_water
+
+
+IS_OUTCOMES, FIRST, LAST, CANDIDATE, SOURCE, TIME, DEDUPE = range(7)
+"""Columns of a step: 1 for outcomes, rows [first, last) of what is offered or told, the first row's first candidate,
+place of the source's mark, T, how far back a record may be a duplicate."""
+
+
+@njit(**KERNEL)
+def fold_steps(
+    state: State,
+    rules: Rules,
+    offered: Offered,
+    told: Told,
+    steps: I64,
+    marks: I64,
+    definition: int,
+    limits: tuple[int, int, int],
+    counting: bool,
+    scratch: I64,
+) -> None:
+    """Fold the records of many messages in log order, as one call of the functions above for each would.
+
+    steps (K, 7); `marks` the high-water mark of each source partition; `limits`: bwmax, 2 Wmax, pending outcomes.
+    """
+    backward_ms, reach_ms, num_pending_max = limits
+    for step in range(steps.shape[0]):
+        time = steps[step, TIME]
+        first, last = steps[step, FIRST], steps[step, LAST]
+        settle_pendings(state, time - backward_ms, num_pending_max, counting)
+        if steps[step, IS_OUTCOMES]:
+            mark = steps[step, SOURCE]
+            marks[mark] = fold_outcomes(
+                state, rules, told, marks[mark], time, steps[step, DEDUPE], reach_ms, counting, (first, last)
+            )
+            settle_pendings(state, time - backward_ms, num_pending_max, counting)
+        else:
+            part = (first, last, steps[step, CANDIDATE])
+            fold_decisions(state, rules, offered, definition, time, steps[step, DEDUPE], counting, scratch, part)
