@@ -3,6 +3,7 @@
 Theory of operation (join.md has the rules, each with what goes wrong without it):
 
     fold(offset, append time, block)       in offset order; nothing else changes the state
+    fold_group(group)                      the same for many records at once (streams.join_groups)
         T rises to the append time
         outcomes with T(o) + bw < T settle; decisions with T(d) + W < T close
         decisions: duplicate or not (rule 1), take the outcomes that waited for them (rule 2)
@@ -28,7 +29,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from schemas.blocks import I32, I64, KIND_TRANSITION, DecisionBlock, OutcomeBlock, Tick, TransitionBlock
+from schemas.blocks import I64, KIND_TRANSITION, DecisionBlock, OutcomeBlock, Tick, TransitionBlock
 from schemas.bounds import BadRecord
 from schemas.chain import START, Chain, ChainReader
 from schemas.merged_reader import Merged
@@ -38,13 +39,14 @@ from streams.attribution import PENDING_COUNT
 from streams.join_counts import NUM_COUNTS, OPEN, OUTCOMES_AT, USES_AT, count_from, decision_counts, outcome_counts
 from streams.join_definitions import Definitions
 from streams.join_emit import ChainTail, Segment, new_closing
-from streams.join_folding import FIRST, LAST, Offered, Told, fold_decisions, fold_outcomes, fold_steps
-from streams.join_groups import NOTHING_OFFERED, NOTHING_TOLD, Group, stretches, timed
+from streams.join_folding import Offered, fold_decisions, fold_outcomes
+from streams.join_groups import NOTHING_OFFERED, Group, stretches, timed
 from streams.join_history import Candidate, Candidates, History
 from streams.join_index import DECISION, OUTCOME, PENDING, PagedRing
-from streams.join_intake import Intake, owned, take_in
 from streams.join_kernels import RUN_ROWS, State, close_rows, settle_pendings
 from streams.join_limits import Gap, JoinLimits, UnknownTask
+from streams.join_offers import offer, tell_group, told_of
+from streams.join_steps import FIRST, LAST, fold_steps
 from streams.reward import NODE, USED, make_room, new_nodes
 
 __all__ = ["Gap", "JoinLimits", "JoinPartition", "UnknownTask"]
@@ -191,7 +193,7 @@ class JoinPartition:
         steps = timed(steps, times, np.array([known.dedupe_at(time) for time in times.tolist()], np.int64))
         seqs = self._decisions.tail + np.cumsum(np.where(parts >= 0, steps[:, LAST] - steps[:, FIRST], 0))
         offered = [self._offer_part(part, group.offsets, times, seqs) for part in group.decisions]
-        told = self._tell_group(group)
+        told = tell_group(group, known)
         marks = np.array([self._sources.get(source, -1) for source in group.sources], np.int64)
         num_waiting = len(self._pendings) + group.num_outcomes
         self._make_room(group.num_decisions, group.num_outcomes, num_waiting)
@@ -207,7 +209,7 @@ class JoinPartition:
     def _offer_part(self, part: Merged, offsets: I64, times: I64, seqs: I64) -> tuple[int, Offered]:
         """(index of the definition, what to fold) of the decisions of one definition; they are open from now on."""
         index = self._definitions.index_of(part.block.fingerprint)
-        kept, offered = self._take_in(index, part.block)
+        kept, offered = offer(self._definitions, index, part.block)
         rows = part.rows
         runs = np.stack(
             [offsets[part.messages], np.zeros_like(rows), seqs[part.messages] - rows, rows, times[part.messages],
@@ -215,19 +217,6 @@ class JoinPartition:
         )  # fmt: skip
         self._tail(index).open.append(Segment(runs, 0, kept.columns, kept.decision_keys))
         return index, offered
-
-    def _tell_group(self, group: Group) -> Told:
-        """All outcomes of the group; the type codes of each record count from where its own names begin."""
-        merged = group.outcomes
-        if merged is None:
-            return NOTHING_TOLD
-        names = {each: self._definitions.type_indices(each) for each in dict.fromkeys(merged.type_names)}
-        ends = dict(zip(names, np.cumsum([len(each) for each in names.values()]).tolist(), strict=True))
-        firsts = np.array([ends[each] - len(names[each]) for each in merged.type_names], np.int64)
-        block = merged.block
-        return _told(
-            block, block.types + np.repeat(firsts, merged.rows).astype(np.int32), np.concatenate([*names.values()])
-        )
 
     @property
     def look_back_ms(self) -> int:
@@ -298,23 +287,6 @@ class JoinPartition:
         close_rows(self._state(), self._definitions.rules, runs, tail.definition, is_cut, counting, closing)
         tail.close(segment, closing)
 
-    def _take_in(self, index: int, block: DecisionBlock) -> tuple[Intake, Offered]:
-        """What is kept of decisions of definition `index`, and what the kernels see of them."""
-        known = self._definitions
-        kept = take_in(block, known.task(index), known.shapes[index])
-        columns = kept.columns
-        has_catalogue = bool(columns.catalogue)
-        return kept, Offered(
-            keys=kept.decision_keys,
-            subjects=kept.subject_keys,
-            sound=kept.sound,
-            chosen=kept.chosen,
-            num_candidates=columns.features.num_candidates,
-            action_keys=known.catalogue_keys[index] if has_catalogue else columns.features.action_keys,
-            catalogue=has_catalogue,
-            values=columns.values.view(np.uint64),
-        )
-
     def _make_room(self, num_decisions: int, num_outcomes: int, num_waiting: int) -> None:
         """For as many more records, and for what they may hold."""
         known = self._definitions
@@ -327,7 +299,7 @@ class JoinPartition:
     def _fold_decisions(self, offset: int, block: DecisionBlock, counting: bool) -> None:
         known = self._definitions
         index = known.index_of(block.fingerprint)
-        kept, offered = self._take_in(index, block)
+        kept, offered = offer(known, index, block)
         num_rows, num_waiting = len(block), len(self._pendings)
         seq = self._decisions.tail
         self._make_room(num_rows, 0, num_waiting)
@@ -345,7 +317,7 @@ class JoinPartition:
         self._make_room(0, len(block), 0)
         source = (block.source_topic, block.source_partition)
         self._sources[source] = fold_outcomes(
-            self._state(), known.rules, _told(block, block.types, known.type_indices(block.type_names)),
+            self._state(), known.rules, told_of(block, block.types, known.type_indices(block.type_names)),
             self._sources.get(source, -1), self.time_ms, known.dedupe_at(self.time_ms), 2 * known.window_ms, counting,
             (0, len(block)),
         )  # fmt: skip
@@ -385,21 +357,6 @@ class JoinPartition:
         return State(
             self._decisions.arrays, self._outcomes.arrays, self._pendings.arrays, self._held, self._counts, self._done
         )
-
-
-def _told(block: OutcomeBlock, types: I32, type_indices: I32) -> Told:
-    """What the kernels see of a block's outcomes; `type_indices` is what the codes in `types` mean."""
-    return Told(
-        source_offsets=owned(block.source_offsets),
-        outcome_keys=owned(block.outcome_keys),
-        subjects=owned(block.subject_keys),
-        keys=owned(block.decision_keys),
-        action_keys=owned(block.action_keys),
-        slots=owned(block.slots),
-        types=owned(types),
-        type_indices=type_indices,
-        values=owned(block.values),
-    )
 
 
 def _retain(retained: deque[tuple[int, int]], time_ms: int, seq: int) -> None:

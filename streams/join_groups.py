@@ -2,7 +2,7 @@
 
 What the join costs per record beside its rows is Python; in a catch-up that is most of it. So blocks that follow each
 other without a tick are read by `schemas.merged_reader` into one set of columns per task definition, and folded by one
-call per stretch of one definition (`streams.join_folding.fold_steps`), record by record in log order inside it.
+call per stretch of one definition (`streams.join_steps.fold_steps`), record by record in log order inside it.
 Closing waits for the end of the group: whether a decision still takes an outcome, is a duplicate or in conflict is told
 by T, never by whether its row has been closed yet.
 
@@ -20,17 +20,8 @@ from schemas.blocks import I32, I64, U8, empty
 from schemas.bounds import LIMITS
 from schemas.merged_reader import Merged, merge_decisions, merge_outcomes
 from schemas.registered import Registry
-from streams.join_folding import (
-    CANDIDATE,
-    DEDUPE,
-    FIRST,
-    IS_OUTCOMES,
-    LAST,
-    SOURCE,
-    TIME,
-    Offered,
-    Told,
-)
+from streams.join_folding import Offered, Told
+from streams.join_steps import CANDIDATE, DEDUPE, FIRST, IS_OUTCOMES, LAST, SOURCE, TIME
 
 OTHER, DECISIONS, OUTCOMES = range(3)
 """What a journal record is, by the schema id in its header."""

@@ -52,6 +52,7 @@ def warm_up_ingest(registry: Registry) -> None:
 def warm_up_join(registry: Registry) -> None:
     """Two decisions, their outcomes, and the transitions that come of them."""
     from streams.join import JoinPartition
+    from streams.join_groups import classify, read_group
 
     started_s = time.monotonic()
     task = parse(_PROJECT).tasks[0]
@@ -61,6 +62,12 @@ def warm_up_join(registry: Registry) -> None:
     batch = _batch([encode(block, registry) for block in blocks])
     for index in range(len(batch)):
         join.fold(index, index * 1000, decode(batch.value(index) or b"", registry))
+    group = read_group(
+        batch.buffer, batch.starts[:2], batch.starts[:2] + batch.lengths[:2], np.arange(4, 6), np.full(2, 4_000),
+        classify(batch.buffer, batch.starts, batch.lengths, registry)[:2], registry,
+    )  # fmt: skip
+    assert group is not None
+    join.fold_group(group)
     reader = ChainReader()
     for transitions in join.emit():
         payload = memoryview(encode(transitions, registry))
