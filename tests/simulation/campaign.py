@@ -18,7 +18,7 @@ from tests.simulation.join_run import JoinRun
 CHUNK = 200
 WHOLE_EVERY = 64
 """One seed in so many is a whole namespace in its real bytes (`chain_run`), about thirteen times the work of the
-others: joins with their journals given, and two times in five the learner's side behind them (`join_run`)."""
+others: joins with their journals given, and three times in ten the learner's side behind them (`join_run`)."""
 
 
 @dataclass(frozen=True)

@@ -311,7 +311,7 @@ class ServingHash(HashOfRows):
 class LearnerProcess:
     """`learner.loop`: read, merge, learn, hand snapshots over, checkpoint now and then; one publisher beside it."""
 
-    rules = CutRules(bucket_ms=10_000, publish_ms=300_000, publish_bytes_per_s=10_000_000)
+    rules = CutRules(bucket_ms=10_000, publish_ms=100_000, publish_bytes_per_s=10_000_000)
 
     def __init__(self, net: Net, disk: list[Any], versions: dict[int, Snapshot]) -> None:
         """`disk` holds the checkpoints of all lives, `versions` every snapshot ever made."""

@@ -25,12 +25,12 @@ ROWS = "the transitions are not those of the whole log"
 COUNTS = "Progress counts wrongly"
 END = "the join did not get to the end"
 NUM_RECORDS = 18
-BYTES_EVERY = 8
+BYTES_EVERY = 16
 """One seed in so many in its real bytes: what is decoded together, or not at all, is decoded there."""
 REGISTRY = FileRegistry()
 APPLY = 0.03
 PLANTED_SHARE = 0.2
-LEARNT_SHARE = 0.4
+LEARNT_SHARE = 0.3
 STILL_ROUNDS = 10
 SETTLE_ROUNDS = 400
 
