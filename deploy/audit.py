@@ -183,7 +183,7 @@ def judge(
         return result
     covered = [entry for entry in journal if entry[0] < progress.journal_offset]
     result.num_uncovered = len(journal) - len(covered)
-    expected = audit_rules.recompute(covered, definitions.table)
+    expected = audit_rules.recompute(covered, definitions.table, whole["journal"])
     result.num_decisions = sum(expected.decision_counts.values())
     result.decision_counts, result.outcome_counts = expected.decision_counts, expected.outcome_counts
     for fingerprint in expected.unknown_fingerprints:

@@ -19,12 +19,14 @@ import numpy.typing as npt
 from schemas.blocks import I32, PROPENSITY_ONE, DecisionBlock, OutcomeBlock
 from schemas.keys import action_key
 from schemas.records import OUTCOME_BUCKETS, DecisionBucket
-from schemas.task import Reward, Task, TaskTable
+from schemas.task import DEDUPE_MS_MIN, Reward, Task, TaskTable
 
 Key = tuple[int, int]
 Bools = npt.NDArray[np.bool_]
 NO_KEY: Key = (0, 0)
 ROW_BITS = 16
+END = 2**62
+"""Beyond every position."""
 
 
 @dataclass(slots=True)
@@ -43,6 +45,8 @@ class Decided:
     values: tuple[float, ...]
     """Drawn value of each slot of a continuous action."""
     sound: bool
+    horizon_ms: int
+    """How far back a record may be a duplicate of another, at this one."""
     head: Decided | None = None
     """The earlier record that this one repeats."""
     disputed: bool = False
@@ -69,6 +73,10 @@ class Happened:
     slot: int
     type: str
     value: float
+    horizon_ms: int
+    """How far back a record may be a duplicate of another, at this one."""
+    counting: frozenset[str]
+    """Task names with a definition in force that counts its type."""
     bucket: str = ""
 
 
@@ -99,16 +107,64 @@ class Recomputed:
     unknown_fingerprints: frozenset[bytes]
 
 
+class InForce:
+    """Definitions in force: each from the first record of the partition that refers to it."""
+
+    def __init__(self, known: Iterable[Task]) -> None:
+        """`known` are in force from the start: those of a journal whose beginning is gone."""
+        self._tasks = {task.fingerprint: task for task in known}
+        self._floor_ms = -(2**62)
+        """T before which nothing is remembered: a longer horizon does not bring back what was let go."""
+        self._risen: list[tuple[int, int, int]] = []
+        """(position, T, bwmax until then) where bwmax rose."""
+
+    def note(self, task: Task, position: int, now: int) -> None:
+        """A record under `task` stands at `position`, at T = `now`."""
+        if task.fingerprint in self._tasks:
+            return
+        self._floor_ms = max(self._floor_ms, now - self.horizon_at(now))
+        before = self.backward_ms
+        self._tasks[task.fingerprint] = task
+        if self.backward_ms > before:
+            self._risen.append((position, now, before))
+
+    @property
+    def backward_ms(self) -> int:
+        """bwmax."""
+        return max((task.reward.backward_ms for task in self._tasks.values()), default=0)
+
+    def horizon_at(self, now: int) -> int:
+        """How far back a record at T = `now` may be a duplicate of another: D, as far as anything is remembered."""
+        longest = max((task.reward.window_ms for task in self._tasks.values()), default=0)
+        return min(max(DEDUPE_MS_MIN, longest), now - self._floor_ms)
+
+    def counting(self, type_name: str) -> frozenset[str]:
+        """Task names with a definition in force that counts the type."""
+        return frozenset(task.name for task in self._tasks.values() if _window(task, type_name) is not None)
+
+    def waits(self, outcome: Happened, position: int, now: int) -> bool:
+        """Whether an outcome that nothing has used can still find a decision at `position`, at T = `now`."""
+        for risen, time_ms, before in self._risen:
+            if outcome.position < risen <= position and time_ms > outcome.time_ms + before:
+                return False
+        return now <= outcome.time_ms + self.backward_ms
+
+
 def recompute(
     entries: Iterable[tuple[int, int, object]],
     tasks: TaskTable,
+    from_start: bool = True,
 ) -> Recomputed:
-    """Judge the journal's `entries`: (offset, append time in ms, decoded block) in order, all of one partition."""
+    """Judge the journal's `entries`: (offset, append time in ms, decoded block) in order, all of one partition.
+
+    Unless they begin `from_start` of the journal, every known definition counts as in force at their beginning.
+    """
     keys = {task.fingerprint: [action_key(each) for each in task.actions] for task in tasks.tasks}
     decided: list[Decided] = []
     happened: list[Happened] = []
     unknown: set[bytes] = set()
     source_marks: dict[tuple[str, int], int] = {}
+    in_force = InForce(() if from_start else tasks.tasks)
     num_copies, now = 0, -(2**62)
     for offset, time_ms, block in entries:
         now = max(now, time_ms)
@@ -117,13 +173,15 @@ def recompute(
             if task is None:
                 unknown.add(block.fingerprint)
                 continue
-            decided += _decisions(block, offset, now, task, keys.get(block.fingerprint, ()))
+            in_force.note(task, offset << ROW_BITS, now)
+            catalogue = keys.get(block.fingerprint, ())
+            decided += _decisions(block, offset, now, task, catalogue, in_force.horizon_at(now))
         elif isinstance(block, OutcomeBlock):
-            fresh, copies = _outcomes(block, offset, now, source_marks)
+            fresh, copies = _outcomes(block, offset, now, source_marks, in_force)
             happened += fresh
             num_copies += copies
-    _find_repetitions(decided, tasks.dedupe_ms)
-    _settle(decided, happened, tasks, now)
+    _find_repetitions(decided)
+    _settle(decided, happened, in_force, now)
     return Recomputed(
         time_ms=now,
         verdicts={each.position: _verdict(each) for each in decided if each.closed_at_ms < now},
@@ -137,7 +195,9 @@ def recompute(
     )
 
 
-def _decisions(block: DecisionBlock, offset: int, now: int, task: Task, catalogue: Sequence[int]) -> list[Decided]:
+def _decisions(
+    block: DecisionBlock, offset: int, now: int, task: Task, catalogue: Sequence[int], horizon_ms: int
+) -> list[Decided]:
     """Rows of a block, one by one."""
     columns = block.columns
     counts = columns.features.num_candidates.tolist()
@@ -160,6 +220,7 @@ def _decisions(block: DecisionBlock, offset: int, now: int, task: Task, catalogu
                 chosen=chosen,
                 values=tuple(columns.values[row].tolist()) if len(columns.values) else (),
                 sound=sound[row],
+                horizon_ms=horizon_ms,
             )
         )
         first += count
@@ -204,7 +265,7 @@ def _all_in_row(ok: Bools, counts: I32, num_rows: int) -> Bools:
 
 
 def _outcomes(
-    block: OutcomeBlock, offset: int, now: int, marks: dict[tuple[str, int], int]
+    block: OutcomeBlock, offset: int, now: int, marks: dict[tuple[str, int], int], in_force: InForce
 ) -> tuple[list[Happened], int]:
     """Rows of a block that are no copies (rule 3), and how many were."""
     source = (block.source_topic, block.source_partition)
@@ -225,18 +286,20 @@ def _outcomes(
                 slot=int(block.slots[row]),
                 type=block.type_names[int(block.types[row])],
                 value=float(block.values[row]),
+                horizon_ms=in_force.horizon_at(now),
+                counting=in_force.counting(block.type_names[int(block.types[row])]),
             )
         )
     return rows, copies
 
 
-def _find_repetitions(decided: Sequence[Decided], dedupe_ms: int) -> None:
+def _find_repetitions(decided: Sequence[Decided]) -> None:
     """Rule 1: another record of the same task and id within D before, whatever became of it."""
     last: dict[tuple[str, Key], Decided] = {}
     for each in decided:
         name = (each.task.name, each.key)
         before = last.get(name)
-        if before is not None and each.time_ms - before.time_ms <= dedupe_ms:
+        if before is not None and each.time_ms - before.time_ms <= each.horizon_ms:
             each.head = before.head or before
             same = (each.chosen, each.values) == (each.head.chosen, each.head.values)
             if each.time_ms <= each.head.closed_at_ms and not same:
@@ -244,7 +307,7 @@ def _find_repetitions(decided: Sequence[Decided], dedupe_ms: int) -> None:
         last[name] = each
 
 
-def _settle(decided: Sequence[Decided], happened: Sequence[Happened], tasks: TaskTable, now: int) -> None:
+def _settle(decided: Sequence[Decided], happened: Sequence[Happened], in_force: InForce, now: int) -> None:
     """Rules 2, 3 and 5 for every outcome."""
     by_key: dict[Key, list[Decided]] = defaultdict(list)
     by_subject: dict[int, list[Decided]] = defaultdict(list)
@@ -255,16 +318,16 @@ def _settle(decided: Sequence[Decided], happened: Sequence[Happened], tasks: Tas
     for outcome in happened:
         before = seen.get(outcome.key)
         seen[outcome.key] = outcome.time_ms
-        if before is not None and outcome.time_ms - before <= tasks.dedupe_ms:
+        if before is not None and outcome.time_ms - before <= outcome.horizon_ms:
             outcome.bucket = "duplicate"
             continue
         named = outcome.decision != NO_KEY
         near = by_key.get(outcome.decision, []) if named else by_subject.get(outcome.subject, [])
         eligible = [each for each in near if each.head is None and _window(each.task, outcome.type) is not None]
-        found = {_settle_for(name, outcome, eligible, named) for name in {each.task.name for each in eligible}}
+        found = _settle_for(outcome, eligible, named, in_force)
         if "used" in found:
             outcome.bucket = "used"
-        elif now <= outcome.time_ms + tasks.max_backward_ms:
+        elif in_force.waits(outcome, END, now):
             outcome.bucket = "pending"
         elif "conflict" in found:
             outcome.bucket = "conflict"
@@ -272,25 +335,27 @@ def _settle(decided: Sequence[Decided], happened: Sequence[Happened], tasks: Tas
             outcome.bucket = "late" if _is_late(outcome, near, named) else "orphan"
 
 
-def _settle_for(task: str, outcome: Happened, eligible: Sequence[Decided], named: bool) -> str:
-    """What one task makes of an outcome: used, conflict, or nothing."""
-    mine = [each for each in eligible if each.task.name == task]
-    if not named:
-        mine = [each for each in mine if _slots(outcome, each)]
-    earlier = [
-        each
-        for each in mine
-        if each.position < outcome.position
-        and outcome.time_ms <= each.time_ms + (_window(each.task, outcome.type) or 0)
-    ]
-    after = [
-        each
-        for each in mine
-        if each.position > outcome.position and each.time_ms <= outcome.time_ms + each.task.reward.backward_ms
-    ]
-    match = max(earlier, key=_position) if earlier else min(after, key=_position) if after else None
-    if match is None:
-        return ""
+def _settle_for(outcome: Happened, eligible: Sequence[Decided], named: bool, in_force: InForce) -> set[str]:
+    """What the tasks make of an outcome: used, conflict. Open decisions take it at once; for the other tasks it waits,
+    unless all that count it then have had it."""
+    mine = [each for each in eligible if named or _slots(outcome, each)]
+    before: dict[str, Decided] = {}
+    after: dict[str, Decided] = {}
+    for each in sorted(mine, key=_position):
+        if each.position > outcome.position:
+            waited = each.time_ms <= outcome.time_ms + each.task.reward.backward_ms
+            if waited and in_force.waits(outcome, each.position, each.time_ms):
+                after.setdefault(each.task.name, each)
+        elif outcome.time_ms <= each.time_ms + (_window(each.task, outcome.type) or 0):
+            before[each.task.name] = each
+    found = {_take(outcome, match) for match in before.values()}
+    if outcome.counting and not ("used" in found and before.keys() == outcome.counting):
+        found |= {_take(outcome, match) for name, match in after.items() if name not in before}
+    return found
+
+
+def _take(outcome: Happened, match: Decided) -> str:
+    """The outcome has found its decision in one task."""
     slots = _slots(outcome, match)
     if outcome.subject != match.subject:
         return "conflict"

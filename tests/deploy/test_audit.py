@@ -13,7 +13,7 @@ from deploy.audit import Entries, PartitionAudit, judge
 from deploy.definitions import Definitions
 from schemas.blocks import Tick, TransitionBlock
 from schemas.chain import ChainReader
-from schemas.records import DecisionBucket, Progress
+from schemas.records import DecisionBucket, Progress, Resume
 from schemas.task import Task
 from streams.join import JoinPartition
 from tests.oracle.join_world import Journal, Told, decisions, make_journal, make_task, outcomes, table_of, world_tasks
@@ -24,7 +24,7 @@ SECOND = 1_000
 
 def join(tasks: list[Task], journal: Journal, emit_every: int = 3) -> Entries:
     """What the real join writes to the transitions, with a Progress after every read-back."""
-    partition, reader = JoinPartition(0, table_of(tasks)), ChainReader()
+    partition, reader = JoinPartition(0, table_of(tasks), Resume(0, definitions=())), ChainReader()
     written: Entries = []
     for index, (offset, append_ms, record) in enumerate(journal):
         partition.fold(offset, append_ms, record)
@@ -66,6 +66,25 @@ def small_world() -> tuple[list[Task], Journal, Entries]:
     ]
     journal += [(3, start + 150 * SECOND, Tick()), (4, start + 300 * SECOND, Tick())]
     return [task], journal, join([task], journal, emit_every=1)
+
+
+def definitions_in_flight() -> list[Task]:
+    """Each counts from its first record, and raises a horizon or the types that count (decision 12)."""
+    return [
+        make_task("short", 100),
+        make_task("day", 900, backward=60, types=(("click", "sum", 1.0, 900), ("order", "sum", 1.0, 900))),
+        make_task("days", 2_000, backward=200, types=(("order", "max", 1.0, 900), ("refund", "min", 1.0, 2_000))),
+    ]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_real_join_is_found_clean_whichever_definitions_come_into_force(seed: int) -> None:
+    tasks = definitions_in_flight()
+    journal = [(o, t, r) for o, t, r in make_journal(seed, tasks, num_records=90)]
+
+    result = audited(tasks, journal, join(tasks, journal))
+
+    assert result.reasons == []
 
 
 def test_a_small_world_is_clean() -> None:
