@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from schemas.blocks import (
-    NO_STRINGS,
     PROPENSITY_ONE,
     DecisionBlock,
     DecisionColumns,
     FeatureColumns,
     OutcomeBlock,
+    Strings,
     empty,
 )
 from schemas.keys import decision_key, outcome_key, subject_key
@@ -124,6 +124,8 @@ def slabs(
             request_partitions=np.full(ROWS, partition, np.int32),
             request_offsets=np.arange(number * ROWS, (number + 1) * ROWS),
             columns=columns,
+            decision_ids=Strings.of(names),
+            subjects=Strings.of([subject_of(partition, row, subjects) for row in range(ROWS)]),
         )
         chosen = np.flatnonzero(rng.random(ROWS) < OUTCOME_SHARE)
         m = len(chosen)
@@ -140,9 +142,9 @@ def slabs(
             values=np.ones(m),
             times_ms=np.zeros(m, np.int64),
             type_names=("click",),
-            outcome_ids=NO_STRINGS,
-            subjects=NO_STRINGS,
-            decision_ids=NO_STRINGS,
+            outcome_ids=Strings.of([f"o-{names[row]}" for row in chosen]),
+            subjects=Strings.of([subject_of(partition, int(row), subjects) for row in chosen]),
+            decision_ids=Strings.of([names[row] for row in chosen]),
         )
         offsets[partition] += m
         result.append(Slab(partition, decisions, outcomes, names, chosen))
