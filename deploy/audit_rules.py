@@ -150,6 +150,19 @@ class InForce:
         return now <= outcome.time_ms + self.backward_ms
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Every record of a stretch with what became of it."""
+
+    time_ms: int
+    """T at its end."""
+    decided: list[Decided]
+    happened: list[Happened]
+    """Outcomes that are no copies, each with its bucket."""
+    num_copies: int
+    unknown_fingerprints: frozenset[bytes]
+
+
 def recompute(
     entries: Iterable[tuple[int, int, object]],
     tasks: TaskTable,
@@ -159,6 +172,23 @@ def recompute(
 
     Unless they begin `from_start` of the journal, every known definition counts as in force at their beginning.
     """
+    judged = judge_records(entries, tasks, from_start)
+    decided, now = judged.decided, judged.time_ms
+    return Recomputed(
+        time_ms=now,
+        verdicts={each.position: _verdict(each) for each in decided if each.closed_at_ms < now},
+        decision_counts=_count_decisions(decided, now),
+        outcome_counts={
+            **dict.fromkeys(OUTCOME_BUCKETS, 0),
+            **Counter(each.bucket for each in judged.happened),
+            "copies": judged.num_copies,
+        },
+        unknown_fingerprints=judged.unknown_fingerprints,
+    )
+
+
+def judge_records(entries: Iterable[tuple[int, int, object]], tasks: TaskTable, from_start: bool = True) -> Judged:
+    """As `recompute`, record by record instead of in sums: which outcome counted where, which came late."""
     keys = {task.fingerprint: [action_key(each) for each in task.actions] for task in tasks.tasks}
     decided: list[Decided] = []
     happened: list[Happened] = []
@@ -182,17 +212,7 @@ def recompute(
             num_copies += copies
     _find_repetitions(decided)
     _settle(decided, happened, in_force, now)
-    return Recomputed(
-        time_ms=now,
-        verdicts={each.position: _verdict(each) for each in decided if each.closed_at_ms < now},
-        decision_counts=_count_decisions(decided, now),
-        outcome_counts={
-            **dict.fromkeys(OUTCOME_BUCKETS, 0),
-            **Counter(each.bucket for each in happened),
-            "copies": num_copies,
-        },
-        unknown_fingerprints=frozenset(unknown),
-    )
+    return Judged(now, decided, happened, num_copies, frozenset(unknown))
 
 
 def _decisions(

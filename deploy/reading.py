@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -128,25 +128,70 @@ def read_all(
         places = {p: place for p, place in bounds(reader, topic, wanted).items() if place[1] > place[0]}
         ends = {p: end for p, (_, end) in places.items()}
         starts = {p: first if tail is None else max(first, end - tail) for p, (first, end) in places.items()}
-        reader.assign([TopicPartition(topic, p, start) for p, start in starts.items()])
-        moved = time.monotonic()
-        while ends:
-            for message in reader.consume(BATCH, 0.05):
-                moved = time.monotonic()
-                error = message.error()
-                if error is None:
-                    yield entry_of(message)
-                elif error.code() != KafkaError._PARTITION_EOF:
-                    raise KafkaException(error)
-            # Positions, not messages: a compacted topic ends in offsets that hold nothing.
-            for place in reader.position([TopicPartition(topic, p) for p in ends]):
-                if place.offset >= ends[place.partition]:
-                    del ends[place.partition]
-            if time.monotonic() - moved > STALL_S:
-                raise UserError(
-                    f"reading {topic} stood still for {STALL_S:.0f} s at partition {min(ends)}",
-                    "see whether the broker is healthy: headrace broker status",
-                )
+        yield from _between(reader, topic, starts, ends)
+    finally:
+        reader.close()
+
+
+def _between(reader: Consumer, topic: str, starts: Mapping[int, int], ends: dict[int, int]) -> Iterator[Entry]:
+    """Messages from `starts` to at least `ends` (exclusive) per partition, each partition in its order."""
+    reader.assign([TopicPartition(topic, p, start) for p, start in starts.items()])
+    moved = time.monotonic()
+    while ends:
+        for message in reader.consume(BATCH, 0.05):
+            moved = time.monotonic()
+            error = message.error()
+            if error is None:
+                yield entry_of(message)
+            elif error.code() != KafkaError._PARTITION_EOF:
+                raise KafkaException(error)
+        # Positions, not messages: a compacted topic ends in offsets that hold nothing.
+        for place in reader.position([TopicPartition(topic, p) for p in ends]):
+            if place.offset >= ends[place.partition]:
+                del ends[place.partition]
+        if time.monotonic() - moved > STALL_S:
+            raise UserError(
+                f"reading {topic} stood still for {STALL_S:.0f} s at partition {min(ends)}",
+                "see whether the broker is healthy: headrace broker status",
+            )
+
+
+def read_span(settings: CommonSettings, topic: str, partition: int, start: int, stop: int) -> Iterator[Entry]:
+    """Messages of one partition from offset `start` up to `stop` (exclusive), as far as the log holds them.
+
+    Closing the iterator ends the reading. Raises `UserError` as `read_all`.
+    """
+    reader = consumer(settings)
+    try:
+        partitions_of(reader, topic, settings)
+        first, end = _bounds(reader, TopicPartition(topic, partition))
+        start, stop = max(start, first), min(stop, end)
+        if start < stop:
+            for entry in _between(reader, topic, {partition: start}, {partition: stop}):
+                if entry.offset < stop:
+                    yield entry
+    finally:
+        reader.close()
+
+
+def offset_at(settings: CommonSettings, topic: str, partition: int, time_ms: int) -> int:
+    """First offset whose append time is `time_ms` or later; the end of the log when there is none."""
+    reader = consumer(settings)
+    try:
+        partitions_of(reader, topic, settings)
+        first, end = _bounds(reader, TopicPartition(topic, partition))
+        (found,) = reader.offsets_for_times([TopicPartition(topic, partition, max(0, time_ms))], timeout=10)
+        return end if found.offset < 0 else max(first, int(found.offset))
+    finally:
+        reader.close()
+
+
+def span_of(settings: CommonSettings, topic: str, partition: int) -> tuple[int, int]:
+    """(first offset, end offset) of one partition now. Raises `UserError` when broker or topic is missing."""
+    reader = consumer(settings)
+    try:
+        partitions_of(reader, topic, settings)
+        return _bounds(reader, TopicPartition(topic, partition))
     finally:
         reader.close()
 
