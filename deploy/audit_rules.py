@@ -415,7 +415,7 @@ def _window(task: Task, type_name: str) -> int | None:
     return next((each.window_ms for each in task.reward.types if each.name == type_name), None)
 
 
-def _bucket(each: Decided) -> DecisionBucket:
+def bucket_of(each: Decided) -> DecisionBucket:
     """Rule 5, in its precedence."""
     if each.head is not None:
         return DecisionBucket.DUPLICATE
@@ -429,12 +429,12 @@ def _bucket(each: Decided) -> DecisionBucket:
 def _count_decisions(decided: Sequence[Decided], now: int) -> dict[str, int]:
     counts = {bucket.label: 0 for bucket in DecisionBucket} | {"open": 0}
     for each in decided:
-        counts[_bucket(each).label if each.closed_at_ms < now else "open"] += 1
+        counts[bucket_of(each).label if each.closed_at_ms < now else "open"] += 1
     return counts
 
 
 def _verdict(each: Decided) -> Verdict:
-    bucket = _bucket(each)
+    bucket = bucket_of(each)
     return Verdict(
         position=each.position,
         fingerprint=each.task.fingerprint,

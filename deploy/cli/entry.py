@@ -44,7 +44,19 @@ def root(
     os.environ["HEADRACE_DEBUG"] = "1" if debug else ""
 
 
-for _group in ("broker", "topics", "keys", "apply", "running", "exchange", "status", "lint", "audit", "demo"):
+for _group in (
+    "broker",
+    "topics",
+    "keys",
+    "apply",
+    "running",
+    "exchange",
+    "status",
+    "lint",
+    "audit",
+    "explain",
+    "demo",
+):
     importlib.import_module(f"deploy.cli.{_group}").register(app)
 
 
