@@ -21,7 +21,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from schemas.codec import BadRecord, decode
 from schemas.errors import UserError
 from schemas.records import SnapshotManifest
-from schemas.registry import Registry
+from schemas.registry import Registry, RegistryUnavailable
 from schemas.settings import CommonSettings
 from schemas.signing_keys import load_public_key
 from schemas.task import TaskTable
@@ -99,6 +99,8 @@ class SnapshotFollower:
         self._complained: set[tuple[int, str]] = set()
         self._waiting: SnapshotManifest | None = None
         """Serves, but names tasks that this worker did not know when it was loaded."""
+        self._undecoded: tuple[bytes, int] | None = None
+        """Newest manifest (and its offset) whose schema the registry did not give: it is asked again."""
         self._ready = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="snapshots", daemon=True)
@@ -200,6 +202,8 @@ class SnapshotFollower:
             elif code_of(message) == KafkaError._AUTO_OFFSET_RESET:
                 found += self._at_start(consumer)  # retention overtook us
                 break
+        if not found:
+            found += self._unread()
         if not found and self._waiting is not None and self._now_known(self._waiting):
             found = [self._waiting]
         return found[-MANIFESTS_BACK:]
@@ -211,7 +215,17 @@ class SnapshotFollower:
             return [decode(payload, self._registry, expect=SnapshotManifest)]
         except BadRecord as error:
             self._complain(-offset, Refused("unreadable-manifest", f"offset {offset}: {error}"))
+        except RegistryUnavailable as error:
+            self._undecoded = payload, offset
+            self._complain(-offset, Refused("unreadable-manifest", f"offset {offset}, will be tried again: {error}"))
+        return []
+
+    def _unread(self) -> list[SnapshotManifest]:
+        """The manifest whose schema could not be fetched, if it can now."""
+        if self._undecoded is None:
             return []
+        (payload, offset), self._undecoded = self._undecoded, None
+        return self._decoded(payload, offset)
 
     def _take_newest(self, manifests: Sequence[SnapshotManifest], chunks: Consumer) -> list[SnapshotManifest]:
         """Swap to the newest manifest that passes; returns what to try again because the broker did not answer."""
@@ -219,7 +233,7 @@ class SnapshotFollower:
         for manifest in sorted(manifests, key=lambda each: each.version, reverse=True):
             if serving is not None and manifest.version <= serving.version and manifest is not self._waiting:
                 if manifest.version < serving.version or manifest.sha256 != serving.sha256:
-                    self._complain(manifest.version, Refused("old-version", f"version {serving.version} serves"))
+                    self._complain_of_old(manifest)
                 return []
             try:
                 self._take(manifest, chunks)
@@ -230,6 +244,13 @@ class SnapshotFollower:
                 log.debug("snapshot %d: %s; trying again", manifest.version, error)
                 return list(manifests)  # the older ones too: this one may prove unusable when the broker is back
         return []
+
+    def _complain_of_old(self, manifest: SnapshotManifest) -> None:
+        """An old version rightly signed is one thing, a forgery that says it is old another: the checks tell which."""
+        try:
+            check_manifest(manifest, self._verify, self._trusted.value)
+        except Refused as refused:
+            self._complain(manifest.version, refused)
 
     def _take(self, manifest: SnapshotManifest, consumer: Consumer) -> None:
         """One manifest through all checks, to disk and into service."""

@@ -1,0 +1,222 @@
+"""10,000 mutations of snapshots against the real reader: none serves, each has its exact reason, decisions go on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+from confluent_kafka import Consumer
+
+from learner.policy import probes
+from schemas.records import DecisionRequest, Reason, SnapshotManifest
+from schemas.registry import RegistryUnavailable
+from schemas.settings import CommonSettings
+from schemas.signing_keys import create_keys, load_private_key
+from schemas.task import Project, TaskTable, parse
+from streams.decide import Asked, Decide, Situation
+from streams.features import Encoder
+from streams.policy import REFUSALS, Refused
+from streams.snapshots import SnapshotFollower
+from tests.streams.snapshot_attacks import ATTACKS, REGISTRY, Arrays, Forge, Sent
+
+MUTATIONS = 10_000
+GOOD_EVERY = 400
+"""A good snapshot between so many spoilt ones must serve: a reader that refuses all would pass otherwise."""
+NOW = 1_700_000_000_000
+TOML = """
+[namespace]
+name = "t"
+partitions = 1
+[[tasks]]
+name = "route"
+actions = ["card", "refund", "other"]
+[tasks.context]
+age = { kind = "number" }
+text = { kind = "text" }
+[tasks.reward]
+window = "10s"
+[tasks.reward.outcomes.resolved]
+aggregate = "max"
+binary = true
+"""
+
+
+class Reader(SnapshotFollower):
+    """The real reader; its messages come by hand instead of from a broker."""
+
+    def __init__(self, settings: CommonSettings, project: Project) -> None:
+        self.reasons: list[str] = []
+        self.details: list[str] = []
+        super().__init__(settings, REGISTRY, TaskTable(project.tasks), on_refused=self.reasons.append)
+        self._sent: Sent | None = None
+        self._offset = 0
+
+    def offer(self, sent: Sent) -> None:
+        """Everything that one message of the `snapshots` topic sets off."""
+        self._sent, self._offset = sent, self._offset + 1
+        self._complained.clear()
+        self.reasons.clear()
+        self.details.clear()
+        manifests = self._decoded(sent.manifest, self._offset)
+        if manifests:
+            assert self._take_newest(manifests, None) == []  # type: ignore[arg-type]  # `_chunks` is ours
+
+    def _chunks(self, manifest: SnapshotManifest, consumer: Consumer) -> list[bytes]:
+        assert self._sent is not None
+        if self._sent.is_gone:
+            raise Refused("missing-chunk", "gone")
+        return self._sent.chunks
+
+    def _complain(self, version: int, refused: Refused) -> None:
+        self.details.append(refused.detail)
+        super()._complain(version, refused)
+
+
+def weights_of(rng: Random) -> Arrays:
+    """A wide head that scores by age and action, with every array that the network wants."""
+    random = np.random.default_rng(rng.randrange(2**32))
+    return {
+        "stats": np.array([10_000.0, 0.5, 0.25, 1e-6, 0.0, 0.0]),
+        "stack": np.ones(1),
+        "action_rows": np.full(3, 1000, np.int64),
+        "x_mean": np.array([40.0]),
+        "x_scale": np.array([0.1]),
+        "a_mean": np.zeros(0),
+        "a_scale": np.zeros(0),
+        "wide": random.normal(size=(2, 3)) * 0.1,
+    }
+
+
+@pytest.fixture(scope="module")
+def project() -> Project:
+    return parse(TOML)
+
+
+@pytest.fixture
+def forge(project: Project, tmp_path: Path) -> Forge:
+    private_key, _ = create_keys(tmp_path / "keys")
+    task = project.tasks[0]
+    requests = [DecisionRequest(f"p{k}", "route", "p", {"age": 20.0 + k, "text": "a card"}) for k in range(8)]
+    features = Encoder(task).encode(requests).columns
+    allowed = np.ones(int(features.num_candidates.sum()), np.bool_)
+    return Forge(task, load_private_key(private_key), probes.ProbeInputs(features, allowed), weights_of)
+
+
+@pytest.fixture
+def reader(project: Project, forge: Forge, tmp_path: Path) -> Reader:
+    settings = CommonSettings(state_dir=tmp_path, public_key=tmp_path / "keys" / "headrace.public.pem")
+    return Reader(settings, project)
+
+
+class Shop:
+    """Asks in between, and insists on answers by the last good policy."""
+
+    def __init__(self, project: Project) -> None:
+        self._decide = Decide(project.namespace, TaskTable(project.tasks), lambda block: 0)
+        self.answered = 0
+
+    def ask(self, reader: Reader, version: int) -> None:
+        request = DecisionRequest(f"d{self.answered}", "route", "s", {"age": float(self.answered % 70), "text": "lost"})
+        situation = Situation(NOW, reader.policy, snapshot_refused=reader.policy is None and reader.refused)
+        decided = self._decide.batch([Asked(request, 0, self.answered, NOW)], situation)
+        (group,) = decided.groups
+        assert group.rows[0].reason is Reason.POLICY
+        assert group.decisions[0].snapshot_version == group.version == version
+        assert group.columns.propensities.sum() == 1 << 24
+        self.answered += 1
+
+
+@pytest.mark.timeout(180)
+def test_of_10_000_mutations_none_serves_each_has_its_reason_and_every_decision_is_answered(
+    project: Project, forge: Forge, reader: Reader
+) -> None:
+    rng, shop = Random(20_260_731), Shop(project)
+    names: Sequence[str] = sorted(ATTACKS)
+    shares = [ATTACKS[name][1] for name in names]
+    version, old = 2, forge.make(1, rng)
+    reader.offer(old)
+    reader.offer(forge.make(2, rng))
+    serving = reader.policy
+    assert serving is not None
+    done: Counter[str] = Counter()
+    while done.total() < MUTATIONS:
+        name = rng.choices(names, shares)[0]
+        sent = ATTACKS[name][0](forge, version + 1, rng, old)
+        if sent is None:  # the same manifest in other bytes: nothing was altered
+            continue
+        reader.offer(sent)
+        where = f"{name}, after {done.total()} others: {reader.details}"
+        assert reader.reasons == [sent.reason], where
+        assert sent.detail in reader.details[0], where
+        assert reader.policy is serving, where
+        assert reader.refused
+        shop.ask(reader, version)
+        done[name] += 1
+        if done.total() % GOOD_EVERY == 0:
+            version += 1
+            reader.offer(forge.make(version, rng))
+            assert reader.reasons == []
+            serving = reader.policy
+            assert serving is not None
+            assert serving.version == version
+    assert shop.answered == MUTATIONS
+    assert set(done) == set(ATTACKS)
+
+
+def test_every_reason_that_the_core_can_give_is_among_the_attacks(forge: Forge) -> None:
+    rng = Random(1)
+    old = forge.make(1, rng)
+    made = {sent.reason for attack, _ in ATTACKS.values() for _ in range(40) if (sent := attack(forge, 9, rng, old))}
+    assert made == set(REFUSALS) - {"not-persisted"}
+
+
+def test_a_version_that_cannot_be_persisted_does_not_serve(
+    forge: Forge, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = Random(3)
+    reader.offer(forge.make(1, rng))
+    serving = reader.policy
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(reader._trusted, "raise_to", full)
+    reader.offer(forge.make(2, rng))
+    assert reader.reasons == ["not-persisted"]
+    assert "No space left" in reader.details[0]
+    assert reader.policy is serving
+
+
+def test_the_largest_version_serves_only_with_the_right_key_and_nothing_comes_after(
+    forge: Forge, reader: Reader
+) -> None:
+    """What a stolen key can do and no later snapshot repairs: said in docs/guarantees.md, not prevented."""
+    rng = Random(4)
+    reader.offer(forge.make(2**63 - 1, rng))
+    assert reader.policy is not None
+    assert reader.policy.version == 2**63 - 1
+    reader.offer(forge.make(7, rng))
+    assert reader.reasons == ["old-version"]
+
+
+def test_a_manifest_whose_schema_cannot_be_fetched_now_is_read_when_it_can(forge: Forge, reader: Reader) -> None:
+    """A registry that is away must neither end the follower nor cost the snapshot."""
+
+    class Away:
+        def schema_of(self, schema_id: int) -> Any:
+            raise RegistryUnavailable("the schema registry did not answer", "check that it runs")
+
+    sent = forge.make(1, Random(5))
+    reader._registry = Away()  # type: ignore[assignment]  # all that decoding a manifest asks of it
+    reader.offer(sent)
+    assert reader.reasons == ["unreadable-manifest"]
+    assert reader._unread() == []
+    reader._registry = REGISTRY
+    (manifest,) = reader._unread()
+    assert manifest.version == 1
+    assert reader._unread() == []
