@@ -18,15 +18,17 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
+from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from schemas.errors import UserError
+from schemas.fault_points import reach
+from schemas.weights import DTYPES
 
 log = logging.getLogger(__name__)
 
@@ -100,18 +102,62 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int, anchors: int = 0, log
     temporary = path.with_suffix(".tmp")
     document = json.dumps(checkpoint.document, sort_keys=True)
     metadata = {"document": document, "digest": _digest(checkpoint.arrays, document)}
+    reach("checkpoint.before-write")
     try:
         save_file(checkpoint.arrays, temporary, metadata)
+        reach("checkpoint.before-sync")
         _sync(temporary)
+        reach("checkpoint.before-rename")
         temporary.rename(path)
+        reach("checkpoint.before-folder-sync")
         _sync(folder)
+        reach("checkpoint.before-anchor")
         _anchor(folder, path, anchors, log_ms)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
         raise _unwritable(folder, error) from error
+    reach("checkpoint.before-prune")
     for old in existing[: max(0, len(existing) + 1 - keep)]:
         old.unlink(missing_ok=True)
+    reach("checkpoint.after-write")
     return path
+
+
+def save_file(arrays: Arrays, path: Path, metadata: Mapping[str, str]) -> None:
+    """A safetensors file, array by array straight from memory.
+
+    The library's own function makes a copy of every array while it holds the interpreter's lock, so that learning
+    stands still beside it (benchmarks/checkpoint_stall.py); here only writes are made, and they release it.
+    """
+    codes = {dtype: code for code, dtype in DTYPES.items()}
+    order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))  # widest first keeps all aligned
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    size = 0
+    for name in order:
+        array = arrays[name]
+        header[name] = {
+            "dtype": codes[array.dtype.newbyteorder("<")],
+            "shape": list(array.shape),
+            "data_offsets": [size, size + array.nbytes],
+        }
+        size += array.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            _write_array(file, arrays[name], header[name]["data_offsets"], size)
+
+
+def _write_array(file: BufferedWriter, array: npt.NDArray[Any], span: list[int], size: int) -> None:
+    """One array; the fault point stands at the middle byte of all arrays."""
+    content = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8).data
+    first = min(max(size // 2 - span[0], 0), len(content))
+    file.write(content[:first])
+    if span[0] <= size // 2 < span[1]:
+        file.flush()
+        reach("checkpoint.inside-write")
+    file.write(content[first:])
 
 
 def _anchor(folder: Path, path: Path, keep: int, log_ms: int) -> None:

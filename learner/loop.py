@@ -29,6 +29,7 @@ from learner.uploads import Uploads
 from schemas.blocks import TransitionBlock
 from schemas.codec import BadRecord, decode
 from schemas.errors import UserError
+from schemas.fault_points import reach
 from schemas.records import Progress
 from schemas.registry import open_registry
 from schemas.signing_keys import load_private_key
@@ -168,6 +169,7 @@ class Loop:
             self._offer(message)
         self._hold_back()
         if messages or self._blocked is not None:
+            reach("learner.before-step")
             self._advance()
             self.metrics.observe("headrace_learner_step_seconds", time.monotonic() - started)
         if not self._is_behind():
@@ -203,6 +205,7 @@ class Loop:
         try:
             for snapshot in self._learner.advance(self._merge):
                 self.metrics.observe("headrace_learner_cut_seconds", time.monotonic() - started)
+                reach("learner.after-cut")
                 self._uploads.offer(snapshot, self._is_behind())
                 self._dirty = True
                 self._checkpoint()

@@ -22,6 +22,7 @@ from learner.consume import QUIET
 from learner.namespace import Snapshot
 from schemas import codec
 from schemas import weights as tensors
+from schemas.fault_points import reach
 from schemas.records import SnapshotManifest
 from schemas.registry import Registry
 from schemas.settings import CommonSettings
@@ -34,6 +35,12 @@ CHUNK_BYTES = 900 * 1024
 """Below the broker's default message limit of 1 MiB with room for key and headers."""
 DELIVERY_S_MAX = 30.0
 RETRY_S = 0.5
+
+FAULT_POINTS = {
+    "snapshot-chunks": ("publish.before-chunk", "publish.chunk-acked"),
+    "snapshots": ("publish.before-manifest", "publish.manifest-acked"),
+}
+"""Before and after each message of a topic."""
 
 
 class NotDelivered(Exception):
@@ -188,6 +195,7 @@ class Publisher:
 
     def _deliver(self, name: str, keys: Sequence[bytes], values: Sequence[bytes]) -> list[int]:
         """Write to partition 0 and wait for all acks; returns offsets. Raises NotDelivered or KafkaException."""
+        before, acked = FAULT_POINTS[name.rpartition(".")[2]]
         offsets = [-1] * len(values)
         errors: list[KafkaError] = []
         left = len(values)
@@ -199,8 +207,10 @@ class Publisher:
                 errors.append(error)
             else:
                 offsets[index] = message.offset() or 0
+                reach(acked)
 
         for index, (key, value) in enumerate(zip(keys, values, strict=True)):
+            reach(before)
             self._producer.produce(name, value, key, partition=0, on_delivery=partial(on_delivery, index))
         give_up = time.monotonic() + DELIVERY_S_MAX + 5.0
         while left > 0:

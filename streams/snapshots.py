@@ -20,6 +20,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from schemas.codec import BadRecord, decode
 from schemas.errors import UserError
+from schemas.fault_points import reach
 from schemas.records import SnapshotManifest
 from schemas.registry import Registry, RegistryUnavailable
 from schemas.settings import CommonSettings
@@ -256,12 +257,15 @@ class SnapshotFollower:
         """One manifest through all checks, to disk and into service."""
         started_s = time.monotonic()
         check_manifest(manifest, self._verify, self._trusted.value)
+        reach("follow.before-chunks")
         pieces = self._chunks(manifest, consumer)
         policy = verify_and_load(manifest, pieces, self._verify, self._trusted.value, self._table)
+        reach("follow.before-persist")
         try:
             self._trusted.raise_to(policy.version, policy.sha256)
         except (OSError, UserError) as error:
             raise Refused("not-persisted", f"the trusted version cannot be written: {error}") from error
+        reach("follow.before-swap")
         self.policy = policy
         self.refused = False
         self._waiting = None if len(policy.tasks) == len(manifest.tasks) else manifest
