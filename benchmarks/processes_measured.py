@@ -24,8 +24,8 @@ class Run:
     rows: int
     cpu_s: float
     """User and system time of the process and its children, start included."""
-    busy_s: float
-    """Wall time between its first and its last output."""
+    wall_s: float
+    """Wall time from its start to its last output."""
     memory_mib: float
 
 
@@ -48,7 +48,8 @@ def run_until(
     with log.open("wb") as output:
         child = subprocess.Popen(command, env={**os.environ, **environment}, stdout=output, stderr=subprocess.STDOUT)
         process = psutil.Process(child.pid)
-        rows, first, last, deadline = 0, 0.0, 0.0, time.monotonic() + GIVE_UP_S
+        started = last = time.monotonic()
+        rows, deadline = 0, started + GIVE_UP_S
         try:
             while rows < expected:
                 if child.poll() is not None or time.monotonic() > deadline:
@@ -56,7 +57,6 @@ def run_until(
                 new = sum(rows_of(m.value()) for m in consumer.consume(2_000, 0.05) if not m.error())
                 if new:
                     last = time.monotonic()
-                    first = first or last
                     rows += new
             times, memory = process.cpu_times(), process.memory_info().rss
         finally:
@@ -68,4 +68,4 @@ def run_until(
                 child.wait()
             consumer.close()
     cpu_s = times.user + times.system + times.children_user + times.children_system
-    return Run(rows, cpu_s, max(last - first, 1e-3), memory / 2**20)
+    return Run(rows, cpu_s, last - started, memory / 2**20)
