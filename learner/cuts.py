@@ -80,6 +80,12 @@ class CutState:
             chain_hash=sha256(link.encode()).hexdigest(),
         )
 
+    def broken(self, reason: str, version_base: int) -> CutState:
+        """A new history that goes on from this state in another environment (learning.md rule 22)."""
+        link = f"headrace lineage break\n{self.chain_hash}\n{self.number}\n{reason}"
+        genesis = sha256(link.encode()).hexdigest()
+        return replace(self, genesis=genesis, version_base=version_base, chain_hash=genesis)
+
     def to_json(self) -> dict[str, Any]:
         """For the checkpoint."""
         return asdict(self)

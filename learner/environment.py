@@ -20,6 +20,10 @@ MARK = "HEADRACE_PINNED"
 """Set in a process whose numeric libraries were loaded under the pins."""
 ANCHOR = "anchor"
 """Key under which a manifest names the newest daily checkpoint; no bits depend on it."""
+GENESIS = "genesis"
+"""Key under which a manifest names its history."""
+LINEAGE_BREAK = "lineage_break"
+"""Key under which a manifest says that its history went on in another environment, and from where."""
 CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512dq", "avx512bw", "avx512vl", "asimd", "sve")
 """Those that numeric kernels are chosen by."""
 
@@ -131,5 +135,5 @@ def _driver() -> str:
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """What changed between two descriptions, in words; empty when the bits may be expected to agree."""
-    names = sorted((set(before) | set(now)) - {ANCHOR})
+    names = sorted((set(before) | set(now)) - {ANCHOR, LINEAGE_BREAK})
     return [f"{name}: {before.get(name)!r} → {now.get(name)!r}" for name in names if before.get(name) != now.get(name)]

@@ -26,6 +26,7 @@ from learner.publish import Publisher
 from learner.restore import Restored, restore, to_checkpoint
 from learner.settings import LearnerSettings
 from learner.uploads import Uploads
+from learner.watch import ManifestWatch
 from schemas.blocks import TransitionBlock
 from schemas.codec import BadRecord, decode
 from schemas.errors import UserError
@@ -98,7 +99,7 @@ class Loop:
             restored = restore(
                 settings, self._registry, self._definitions, namespace, identity, described, make or _make(device)
             )
-            self._begin(restored, Publisher(settings, self._registry, key, self.metrics, settings.reupload_s))
+            self._begin(restored, key)
             return self._serve()
         finally:
             self._writer.close()
@@ -129,12 +130,19 @@ class Loop:
                 "use a new namespace for another number of partitions, and drain this one",
             )
 
-    def _begin(self, restored: Restored, publisher: Publisher) -> None:
+    def _begin(self, restored: Restored, key: Ed25519PrivateKey) -> None:
+        settings = self._settings
         self._merge, self._learner = restored.merge, restored.learner
-        self._reader = TransitionsReader(self._settings, self._merge.positions())
-        self._publisher = publisher.start()
-        self._uploads = Uploads(publisher, restored.published, self.metrics)
+        self._reader = TransitionsReader(settings, self._merge.positions())
+        self._watch = ManifestWatch(
+            settings, self._registry, settings.channel, key.public_key(), restored.published.next_offset
+        )
+        self._publisher = Publisher(settings, self._registry, key, self.metrics, settings.reupload_s).start()
+        self._uploads = Uploads(self._publisher, restored.published, self.metrics)
         self._writer.started_at(self._learner.cut.number)
+        if restored.has_broken:  # until this is on disk no replay could begin in the new lineage
+            self._dirty = True
+            self._checkpoint(wait=True)
         if self._learner.last is not None:
             self._uploads.offer(self._learner.last, is_behind=False)
         log.info(
@@ -158,6 +166,7 @@ class Loop:
         finally:
             self._publisher.close()
             self._reader.close()
+            self._watch.close()
             self._definitions.close()
             server.close()
 
@@ -174,6 +183,7 @@ class Loop:
             self.metrics.observe("headrace_learner_step_seconds", time.monotonic() - started)
         if not self._is_behind():
             self._uploads.settle()
+        self._look_at_manifests()
         if started - self._beat > HOUSEKEEPING_S:
             self._beat = started
             self._keep_house()
@@ -207,6 +217,7 @@ class Loop:
                 self.metrics.observe("headrace_learner_cut_seconds", time.monotonic() - started)
                 reach("learner.after-cut")
                 self._uploads.offer(snapshot, self._is_behind())
+                self._look_at_manifests()
                 self._dirty = True
                 self._checkpoint()
                 started = time.monotonic()
@@ -219,6 +230,10 @@ class Loop:
             self._blocked = error.fingerprint
             self._definitions.poll(0.05)
         self._dirty = self._dirty or sum(self._learner.num_accepted.values()) != rows_before
+
+    def _look_at_manifests(self) -> None:
+        for manifest, time_ms in self._watch.look():
+            self._uploads.saw(manifest, time_ms)
 
     def _is_behind(self) -> bool:
         times_ms, offsets = self._merge.times_ms, self._merge.next_offsets

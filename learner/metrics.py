@@ -90,8 +90,9 @@ CATALOGUE = (
         "headrace_learner_equivocations",
         "counter",
         "snapshots",
-        "Cuts made again with other bytes than were published under their version, in the same environment.",
-        "Bit identity is broken: look for a changed library, machine or setting; what is published stays as it is.",
+        "Versions that were made here with other bytes than somebody published under them.",
+        "A second learner runs and learns something else, or bit identity is broken: look for a changed library, "
+        "machine or setting; what is published stays as it is.",
     ),
     Metric(
         "headrace_learner_cut_seconds", "histogram", "seconds", "Time to solve, pack and hash one cut.", "none needed"

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learner.cuts import CutRules, CutState
-from learner.environment import ANCHOR
+from learner.environment import ANCHOR, GENESIS
 from learner.merge import Cut, Merge, Position
 from learner.policy import probes
 from learner.policy.probes import ProbeInputs
@@ -193,7 +193,7 @@ class NamespaceLearner:
             chain_hash=bytes.fromhex(self.cut.chain_hash),
             cut_number=self.cut.number,
             tasks=tuple(weights),
-            environment={**self.environment, "genesis": self.cut.genesis, ANCHOR: self.anchor},
+            environment={**self.environment, GENESIS: self.cut.genesis, ANCHOR: self.anchor},
             rows_learnt=self.num_rows,
             probes=probes.pack(self._probes, self._tasks, weights),
             channel=self._channel,

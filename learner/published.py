@@ -42,6 +42,8 @@ class Published:
 
     entries: dict[int, Entry] = field(default_factory=dict)
     newest: SnapshotManifest | None = None
+    next_offset: int = 0
+    """First offset of the topic that was not read."""
 
     @property
     def version(self) -> int:
@@ -73,7 +75,7 @@ def read_published(settings: CommonSettings, registry: Registry, channel: str, f
 
 
 def _read(consumer: Consumer, name: str, registry: Registry, channel: str, start: int, high: int) -> Published:
-    published = Published()
+    published = Published(next_offset=high)
     consumer.assign([TopicPartition(name, 0, start)])
     offset = start
     while offset < high:

@@ -20,6 +20,7 @@ from learner.checkpoint import Checkpoint
 from learner.consume import TopicIdentity, first_positions
 from learner.cuts import CutRules, CutState
 from learner.definitions import Definitions
+from learner.environment import GENESIS, LINEAGE_BREAK
 from learner.merge import Merge, Position
 from learner.namespace import NamespaceLearner, RowLearner, Snapshot, UnknownTask
 from learner.published import Published, read_published
@@ -40,6 +41,8 @@ class Restored:
     merge: Merge
     learner: NamespaceLearner
     published: Published
+    has_broken: bool
+    """Its history goes on in another environment than it had: worth a checkpoint at once."""
 
 
 def restore(
@@ -68,20 +71,50 @@ def restore(
         )
         found = None
     learner = NamespaceLearner(make, definitions.find, rules, CutState(), described, settings.channel)
+    before: dict[str, str] = {}
     if found is None:
         positions = first_positions(settings, registry, identity.num_partitions)
         published = read_published(settings, registry, settings.channel, 0)
         learner.cut = start_of(positions, published)
+        newest = published.newest
+        if newest is not None and newest.environment.get(GENESIS) == learner.cut.genesis:
+            before = {name: value for name, value in newest.environment.items() if name != GENESIS}
     else:
+        before = found.document["environment"]
         positions = of_checkpoint(found, learner, registry)
         published = read_published(settings, registry, settings.channel, learner.cut.version)
         cut = _rebased(learner.cut, published)
         if cut != learner.cut:
             learner.cut, learner.last = cut, None
-        changed = environment.differences(found.document["environment"], described)
-        if changed:
-            log.warning("bits may differ from before the restart: %s", "; ".join(changed))
-    return Restored(Merge(identity.num_partitions, rules.bucket_ms, positions), learner, published)
+    has_broken = _keep_or_break_lineage(learner, before, published, settings.allow_lineage_break)
+    return Restored(Merge(identity.num_partitions, rules.bucket_ms, positions), learner, published, has_broken)
+
+
+def _keep_or_break_lineage(
+    learner: NamespaceLearner, before: dict[str, str], published: Published, allow: bool
+) -> bool:
+    """learning.md rule 22: in another environment the same log gives other bits, so it is another history.
+
+    Versions go on above everything published, `lineage_break` in all later manifests says from where and why. Raises
+    UserError unless that is allowed.
+    """
+    if LINEAGE_BREAK in before:
+        learner.environment[LINEAGE_BREAK] = before[LINEAGE_BREAK]
+    changed = environment.differences(before, learner.environment) if before else []
+    if not changed:
+        return False
+    version, reason = learner.cut.version, "; ".join(changed)
+    if not allow:
+        raise UserError(
+            f"this environment is not the one in which version {max(version, published.version)} was learnt: {reason}",
+            "bring that environment back, or start with --allow-lineage-break: later versions are then another "
+            "lineage, and their manifests say so",
+        )
+    learner.environment[LINEAGE_BREAK] = f"after cut {learner.cut.number} of {learner.cut.genesis}: {reason}"
+    base = max(version, published.version) - learner.cut.number
+    learner.cut, learner.last = learner.cut.broken(reason, base), None
+    log.warning("lineage breaks after version %d, as allowed: %s", base + learner.cut.number, reason)
+    return True
 
 
 def start_of(positions: list[Position], published: Published) -> CutState:
@@ -89,7 +122,7 @@ def start_of(positions: list[Position], published: Published) -> CutState:
     cut, newest = CutState.start(positions, 0), published.newest
     if newest is None:
         return cut
-    if newest.environment.get("genesis") == cut.genesis:
+    if newest.environment.get(GENESIS) == cut.genesis:
         return replace(cut, version_base=newest.version - newest.cut_number)
     log.warning(
         "no checkpoint, and the log no longer begins where version %d's history does: learning starts anew, "
@@ -103,7 +136,7 @@ def start_of(positions: list[Position], published: Published) -> CutState:
 def _rebased(cut: CutState, published: Published) -> CutState:
     """Another history was published since this checkpoint was written: go on above it."""
     newest = published.newest
-    if newest is None or newest.environment.get("genesis") == cut.genesis or newest.version <= cut.version:
+    if newest is None or newest.environment.get(GENESIS) == cut.genesis or newest.version <= cut.version:
         return cut
     log.warning("version %d was published by another history: versions go on above it", newest.version)
     return replace(cut, version_base=newest.version - cut.number)

@@ -19,6 +19,9 @@ class LearnerSettings(CommonSettings):
     threads: int = Field(
         1, ge=1, description="Threads of every numeric library. Part of the bit identity, so never the core count."
     )
+    allow_lineage_break: bool = Field(
+        False, description="Go on in another environment than the checkpoint's; the manifests then say so."
+    )
     channel: str = Field("main", description="Key under which manifests are published.")
     publish_bytes_per_s: int = Field(
         16 << 20, ge=1 << 10, description="Snapshots are spaced so that their bytes per second of log time stay below."

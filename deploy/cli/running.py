@@ -125,6 +125,13 @@ def learn(
         int | None,
         typer.Option(help="Port of /metrics, /live, /ready. Else HEADRACE_METRICS_PORT, else any.", show_default=False),
     ] = None,
+    allow_lineage_break: Annotated[
+        bool,
+        typer.Option(
+            "--allow-lineage-break",
+            help="Go on although libraries, processor or settings changed and bits may differ; manifests say so.",
+        ),
+    ] = False,
 ) -> None:
     """Learn from the transitions and publish signed snapshots. One process per namespace.
 
@@ -144,6 +151,7 @@ def learn(
         signing_key=signing_key,
         device=device,
         metrics_port=metrics_port,
+        allow_lineage_break=allow_lineage_break or None,
     )
     raise typer.Exit(main(settings))
 

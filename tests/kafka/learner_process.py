@@ -12,7 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import numpy as np
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from learner.loop import Loop
+from learner.namespace import RowLearner
 from learner.settings import LearnerSettings
 from schemas import codec, signing_keys
 from schemas.blocks import DecisionColumns, FeatureColumns, TransitionBlock, empty
@@ -238,6 +240,31 @@ def settings_of(bootstrap: str, namespace: str, folder: Path, **values: Any) -> 
         device="cpu",
         **values,
     )
+
+
+@contextmanager
+def running(settings: LearnerSettings, make: Callable[[Task], RowLearner] = ActionMeans) -> Iterator[Loop]:
+    """A learner in a thread of this process, stopped as by SIGTERM."""
+    stop = threading.Event()
+    loop = Loop(settings, stop)
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            assert loop.run(make) == 0
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        stop.set()
+        thread.join(15)
+        assert not thread.is_alive()
+    if failures:
+        raise failures[0]
 
 
 def spawn(settings: LearnerSettings) -> subprocess.Popen[bytes]:

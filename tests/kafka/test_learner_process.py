@@ -6,8 +6,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,40 +18,14 @@ from deploy import topics
 from learner import checkpoint
 from learner.loop import Loop
 from learner.policy import probes
-from learner.settings import LearnerSettings
 from schemas import signing_keys, weights
 from schemas.errors import UserError
 from schemas.records import SnapshotManifest
 from schemas.settings import CommonSettings
 from schemas.topics import topic
-from tests.kafka.learner_process import ActionMeans, Log, Snapshots, project, settings_of, spawn
+from tests.kafka.learner_process import ActionMeans, Log, Snapshots, project, running, settings_of, spawn
 
 PARTITIONS = 2
-
-
-@contextmanager
-def running(settings: LearnerSettings) -> Iterator[Loop]:
-    """A learner in a thread of this process, stopped as by SIGTERM."""
-    stop = threading.Event()
-    loop = Loop(settings, stop)
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            assert loop.run(ActionMeans) == 0
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield loop
-    finally:
-        stop.set()
-        thread.join(15)
-        assert not thread.is_alive()
-    if failures:
-        raise failures[0]
 
 
 def payload_of(bootstrap: str, namespace: str, manifest: SnapshotManifest) -> bytes:

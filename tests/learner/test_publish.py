@@ -14,7 +14,7 @@ from learner import metrics
 from learner.namespace import Snapshot
 from learner.publish import CHUNK_BYTES, NotDelivered, Publisher, chunks_of
 from learner.published import Entry, Published
-from learner.uploads import Uploads
+from learner.uploads import MADE_MAX, Uploads
 from schemas import codec, weights
 from schemas.records import SnapshotManifest
 from schemas.registry import FileRegistry
@@ -192,3 +192,26 @@ def test_in_catch_up_the_newest_is_uploaded_once_the_log_is_read() -> None:
     uploads.settle()
     assert taker.submitted == [1, 9]
     assert counted.value("headrace_learner_snapshots_overtaken") == 7
+
+
+def test_what_another_learner_publishes_is_compared_whichever_comes_first() -> None:
+    taker, counted = Taker(), metrics.make()
+    uploads = Uploads(taker, Published(), counted)
+    uploads.offer(snapshot(1), is_behind=False)
+    uploads.saw(snapshot(1).draft, 0)
+    assert counted.value("headrace_learner_equivocations") == 0
+    uploads.saw(snapshot(1, mark=b"y", torch="2").draft, 0)
+    assert counted.value("headrace_learner_equivocations") == 1, "live, another environment is no excuse"
+    uploads.saw(snapshot(3).draft, 0)
+    uploads.saw(snapshot(4, mark=b"y", torch="2").draft, 0)
+    for version in (2, 3, 4, 5):
+        uploads.offer(snapshot(version), is_behind=False)
+    assert counted.value("headrace_learner_equivocations") == 2
+    assert taker.submitted == [1, 5], "what stands in the topic is not published again"
+
+
+def test_own_cuts_are_remembered_up_to_a_limit() -> None:
+    uploads = Uploads(Taker(), Published(), metrics.make())
+    for version in range(1, MADE_MAX + 10):
+        uploads.offer(snapshot(version, 1), is_behind=True)
+    assert len(uploads._made) == MADE_MAX
