@@ -167,7 +167,7 @@ def _anchor(folder: Path, path: Path, keep: int, log_ms: int) -> None:
     if not anchor.exists():
         os.link(path, anchor)
         _sync(folder)
-    for old in sorted(folder.glob("anchor-*.safetensors"))[:-keep]:
+    for old in anchors(folder)[:-keep]:
         old.unlink(missing_ok=True)
 
 
@@ -182,6 +182,34 @@ def _sync(path: Path) -> None:
 def files(folder: Path) -> list[Path]:
     """All checkpoints, oldest first."""
     return sorted(folder.glob(PATTERN))
+
+
+def anchors(folder: Path) -> list[Path]:
+    """All daily anchors, oldest first."""
+    return sorted(folder.glob("anchor-*.safetensors"))
+
+
+def _metadata_of(path: Path) -> dict[str, str]:
+    """What stands in the file's header; {} when it cannot be read. The arrays are not looked at."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError):
+        return {}
+
+
+def document_of(path: Path) -> dict[str, Any] | None:
+    """The document alone, unchecked, without the arrays: to choose among files. None when it cannot be read."""
+    try:
+        found = json.loads(_metadata_of(path)["document"])
+    except (KeyError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def digest_of(path: Path) -> str:
+    """The digest that the file claims; "" when it cannot be read."""
+    return _metadata_of(path).get("digest", "")
 
 
 def read(path: Path) -> Checkpoint:
@@ -235,15 +263,12 @@ class CheckpointWriter:
 
     def anchor(self) -> str:
         """Day and digest of the newest anchor, "" for none: named in manifests (learning.md rule 24)."""
-        anchors = sorted(self._folder.glob("anchor-*.safetensors"))
-        if not anchors or anchors[-1] == self._named[0]:
+        newest = max(anchors(self._folder), default=None)
+        if newest is None or newest == self._named[0]:
             return self._named[1]
-        try:
-            with safe_open(anchors[-1], framework="numpy") as file:
-                digest = (file.metadata() or {})["digest"]
-        except (SafetensorError, KeyError, OSError):
-            return self._named[1]
-        self._named = (anchors[-1], f"{anchors[-1].stem} {digest}")
+        digest = digest_of(newest)
+        if digest:
+            self._named = (newest, f"{newest.stem} {digest}")
         return self._named[1]
 
     def started_at(self, cut: int) -> None:

@@ -174,6 +174,11 @@ def of_checkpoint(found: Checkpoint, learner: NamespaceLearner, registry: Regist
         draft = codec.decode(b64decode(document["draft"]), registry, expect=SnapshotManifest)
         assert isinstance(draft, SnapshotManifest)
         learner.last = Snapshot(draft, payload.tobytes())
+    return positions_of(document)
+
+
+def positions_of(document: dict[str, Any]) -> list[Position]:
+    """Where the log goes on after a checkpoint."""
     return [_of_json(value) for value in document["positions"]]
 
 

@@ -55,6 +55,7 @@ for _group in (
     "lint",
     "audit",
     "explain",
+    "replay",
     "demo",
 ):
     importlib.import_module(f"deploy.cli.{_group}").register(app)
