@@ -93,7 +93,10 @@ def starts_of(
             found.append(Start(cut, tuple(beginning)))
     for path in sorted({*checkpoint.anchors(folder), *checkpoint.files(folder)}):
         document = checkpoint.document_of(path)
-        if document is None or document["topic_id"] != topic_id:
+        if document is None:
+            log.warning("%s cannot be read and is no start", path)
+            continue
+        if document["topic_id"] != topic_id:
             continue
         cut, positions = CutState(**document["learner"]["cut"]), tuple(positions_of(document))
         if cut.genesis == goal.genesis and all(lows[each.partition] <= each.offset for each in positions):
