@@ -124,20 +124,8 @@ class Log:
         prev = self._hwm[partition]
         positions = np.arange(prev + 1, prev + 1 + n, dtype=np.int64)
         marks = positions * 7919 + partition * 104_729
-        features = FeatureColumns(
-            context=(marks[:, None] % 11).astype(np.float32),
-            num_candidates=np.full(n, 3, np.int32),
-            actions=empty(np.float32, 0, 0),
-            action_keys=empty(np.uint64),
-            context_token_counts=empty(np.int32),
-            context_tokens=empty(np.int32),
-            context_token_values=empty(np.float32),
-            action_token_counts=empty(np.int32),
-            action_tokens=empty(np.int32),
-            action_token_values=empty(np.float32),
-        )
         columns = DecisionColumns(
-            features=features,
+            features=self.features(marks),
             catalogue=task.catalogue,
             chosen=(marks[:, None] % 3).astype(np.int32),
             propensities=np.tile(np.array([1 << 23, 1 << 22, 1 << 22], np.int32), n),
@@ -166,6 +154,21 @@ class Log:
         )
         self._hwm[partition] = int(positions[-1])
         self._send("transitions", partition, block)
+
+    def features(self, marks: np.ndarray[Any, Any]) -> FeatureColumns:
+        """Encoded features of rows, one per mark."""
+        return FeatureColumns(
+            context=(marks[:, None] % 11).astype(np.float32),
+            num_candidates=np.full(len(marks), 3, np.int32),
+            actions=empty(np.float32, 0, 0),
+            action_keys=empty(np.uint64),
+            context_token_counts=empty(np.int32),
+            context_tokens=empty(np.int32),
+            context_token_values=empty(np.float32),
+            action_token_counts=empty(np.int32),
+            action_tokens=empty(np.int32),
+            action_token_values=empty(np.float32),
+        )
 
     def progress(self, partition: int, time_ms: int) -> None:
         """T reached `time_ms`, everything sent so far accepted."""
