@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-NAMES = ("join_throughput", "decision_latency", "learn_throughput", "banking77_offline", "worlds")
+NAMES = ("join_throughput", "decision_latency", "learn_throughput", "checkpoint_stall", "banking77_offline", "worlds")
 
 
 def main() -> int:

@@ -126,8 +126,7 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int, anchors: int = 0, log
 def save_file(arrays: Arrays, path: Path, metadata: Mapping[str, str]) -> None:
     """A safetensors file, array by array straight from memory.
 
-    The library's own function makes a copy of every array while it holds the interpreter's lock, so that learning
-    stands still beside it (benchmarks/checkpoint_stall.py); here only writes are made, and they release it.
+    The library's own function copies every array first: a second state in memory while learning goes on.
     """
     codes = {dtype: code for code, dtype in DTYPES.items()}
     order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))  # widest first keeps all aligned
