@@ -105,8 +105,9 @@ def _ragged(counts: I32, start: int, stop: int) -> tuple[int, int]:
         few = counts[:stop].tolist()
         begin = sum(few[:start])
         return begin, begin + sum(few[start:])
-    first = int(counts[:start].sum())
-    return first, first + int(counts[start:stop].sum())
+    # The ufunc itself: `ndarray.sum` is a Python function around it, and calls shall not depend on the rows.
+    first = int(np.add.reduce(counts[:start], dtype=np.int64))
+    return first, first + int(np.add.reduce(counts[start:stop], dtype=np.int64))
 
 
 @dataclass(frozen=True, slots=True)
