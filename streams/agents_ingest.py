@@ -18,6 +18,7 @@ from faust.types import TP
 
 from schemas.codec import encode
 from schemas.errors import UserError
+from schemas.fault_points import reach
 from schemas.registry import Registry, RegistryUnavailable
 from schemas.telemetry import Metrics
 from schemas.topics import topic
@@ -110,6 +111,7 @@ class IngestAgent:
         self._taken[f"{batch.topic}[{batch.partition}]"] = batch.next_offset
         found = await self._decoded(batch, mapping)
         writes: list[asyncio.Future[int]] = []
+        reach("ingest.before-journal")
         try:
             for partition, block in found.blocks:
                 payload = encode(block, self._registry)
@@ -152,6 +154,7 @@ class IngestAgent:
             self._broken(error)
             return
         batch: RecordBatch = event.value
+        reach("ingest.before-ack")
         event.ack()
         self._acked[f"{batch.topic}[{batch.partition}]"] = batch.next_offset
         num_outcomes = sum(len(block) for _, block in found.blocks)

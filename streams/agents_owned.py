@@ -28,6 +28,7 @@ from schemas.blocks import U8, DecisionBlock, OutcomeBlock, Tick, TransitionBloc
 from schemas.chain import START, Accepted, ChainReader, Fork, Hole
 from schemas.codec import BadRecord, decode, encode
 from schemas.errors import UserError
+from schemas.fault_points import reach
 from schemas.records import Progress, Resume
 from schemas.registry import RegistryUnavailable
 from schemas.topics import topic
@@ -106,6 +107,7 @@ class OwnedPartition:
             JoinLimits(settings.open_decisions_max, settings.pending_outcomes_max),
         )
         self.state = State.FOLDING
+        reach("join.rebuilt")
         if found.progress is not None:
             self._show(found.progress)
         return resume.offset
@@ -135,6 +137,7 @@ class OwnedPartition:
         if int(batch.offsets[0]) > next_offset:
             return False
         first = index = int(np.searchsorted(batch.offsets, next_offset))
+        reach("join.before-fold")
         kinds = classify(batch.buffer, batch.starts, batch.lengths, self._ports.registry)
         try:
             while index < len(batch):
@@ -215,6 +218,7 @@ class OwnedPartition:
             unread = Unread(block, payload)
             self._unread.append(unread)
             self.unread_bytes += len(payload)
+            reach("join.before-write")
             delivered = await self._ports.output.write(self._transitions, self.partition, payload)
             delivered.add_done_callback(partial(self._acked, unread, generation))
             while self.unread_bytes > self._ports.settings.unread_bytes_max and generation == self.generation:
@@ -229,6 +233,7 @@ class OwnedPartition:
         error = future.exception()
         if error is None:
             if unread is not None:
+                reach("join.write-acked")
                 unread.acked_s, unread.offset = time.monotonic(), future.result()
         elif generation == self.generation:
             log.error("%s[%d]: %s", self._transitions, self.partition, error)
@@ -242,6 +247,7 @@ class OwnedPartition:
         progress = self._join.progress(self._reader, self._read_offset)
         if progress is not None:
             payload = encode(progress, self._ports.registry)
+            reach("join.before-progress")
             delivered = await self._ports.output.write(self._transitions, self.partition, payload)
             delivered.add_done_callback(partial(self._acked, None, self.generation))
 
@@ -266,6 +272,7 @@ class OwnedPartition:
         if isinstance(verdict, Accepted):
             self._ports.metrics.add("headrace_join_transitions", len(block) - verdict.start, partition=self.partition)
             assert self._join is not None
+            reach("join.read-back")
             self._join.accepted(block)
             while self._unread and self._is_read(self._unread[0].block):
                 self.unread_bytes -= len(self._unread.popleft().payload)

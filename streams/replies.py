@@ -25,6 +25,7 @@ import orjson
 
 from schemas.blocks import DecisionBlock
 from schemas.codec import encode
+from schemas.fault_points import reach
 from schemas.keys import partition_of
 from schemas.records import Decision
 from schemas.registry import Registry
@@ -133,6 +134,7 @@ class Replies:
             effects.answers = []
         output = self._unhurried if immediate else self._journal
         payload = encode(block, self._registry)
+        reach("decide.before-journal")
         self._send(output, self._journal_topic, partition, payload, None, lambda *ack: self._acked(effects, *ack))
         if not immediate:  # encoded while the journal record is on its way
             answers = self._encoded(partition, decisions, places)
@@ -199,6 +201,7 @@ class Replies:
             self._answer_all(effects, answers)
 
     def _answer_all(self, effects: _Effects, answers: list[_Answer]) -> None:
+        reach("decide.before-answers")
         for answer in answers:
             self._answer(effects, answer)
 
@@ -224,6 +227,7 @@ class Replies:
         if error is not None:
             self._fail(error)
             return
+        reach("decide.answered")
         with self._lock:
             if not effects.acked:
                 effects.delivered.append(place)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from schemas.fault_points import reach
 from schemas.telemetry import Metrics
 from schemas.topics import topic
 from streams.decider_settings import DeciderSettings
@@ -168,6 +169,7 @@ class RequestLog:
         if not ready:
             return
         offsets = [TopicPartition(self._topic, partition, offset) for partition, offset in ready.items()]
+        reach("decide.before-commit")
         try:
             if wait:
                 self._consumer.commit(offsets=offsets, asynchronous=False)
