@@ -24,6 +24,11 @@ class CommonSettings(BaseSettings):
 
     bootstrap: str = Field("127.0.0.1:9092", description="Kafka bootstrap servers, host:port, comma-separated.")
     namespace: str = Field("headrace", description="Prefix of every topic: <namespace>.requests and so on.")
+    client_id: str = Field(
+        "headrace",
+        min_length=1,
+        description="Name of this process's clients in the broker's logs, metrics and quotas (Kafka's client.id).",
+    )
     schema_registry_url: str | None = Field(
         None,
         validation_alias=AliasChoices("schema_registry_url", "HEADRACE_SCHEMA_REGISTRY_URL", "SCHEMA_REGISTRY_URL"),
@@ -36,8 +41,8 @@ class CommonSettings(BaseSettings):
     )
 
     def librdkafka(self, **options: Any) -> dict[str, Any]:
-        """Properties of a confluent-kafka client: bootstrap, the user's `kafka_options`, then `options`."""
-        return {"bootstrap.servers": self.bootstrap, **self.kafka_options, **options}
+        """Properties of a confluent-kafka client: bootstrap and name, the user's `kafka_options`, then `options`."""
+        return {"bootstrap.servers": self.bootstrap, "client.id": self.client_id, **self.kafka_options, **options}
 
 
 def load_settings(kind: type[SettingsT], **values: Any) -> SettingsT:

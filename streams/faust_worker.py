@@ -45,6 +45,7 @@ def make_app(role: str, topics: Iterable[str], settings: WorkerSettings) -> Colu
         consumer_auto_offset_reset="earliest",  # the log is the truth
         consumer_max_fetch_size=settings.fetch_bytes_max,
         consumer_metadata_max_age_ms=30_000,
+        broker_client_id=settings.client_id,
         broker_check_crcs=True,
         broker_session_timeout=settings.session_timeout_s,
         broker_heartbeat_interval=settings.heartbeat_s,
