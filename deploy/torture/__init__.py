@@ -1,0 +1,1 @@
+"""`headrace torture`: the real processes on a real broker, broken in every way we know, then healed and judged."""
