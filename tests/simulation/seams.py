@@ -54,8 +54,9 @@ def owned_partitions(rng: Random, codec: Envelopes | None, clock: Clock, join: t
     stand_ins: list[tuple[str, Any]] = []
     if codec is not None:
         stand_ins = [("encode", codec.encode), ("decode", codec.decode), ("read_record", codec.decode)]
-        if hasattr(agents_owned, "classify"):  # envelopes have no headers by which many could be read at once
-            stand_ins.append(("classify", lambda buffer, starts, *_: np.zeros(len(starts), np.uint8)))
+        # envelopes have no headers by which many could be read at once
+        stand_ins.append(("classify", lambda buffer, starts, *_: np.zeros(len(starts), np.uint8)))
+        stand_ins.append(("length_of_group", lambda *_: 0))
     with replaced(
         (agents_owned, "time", clock),
         (agents_owned, "JoinPartition", join),

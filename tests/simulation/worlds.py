@@ -2,17 +2,15 @@
 
 The journals are made to fall on edges often: times and windows are multiples of 10 s, ids are few, an id comes back
 just inside and just outside its horizon, records that need the oldest thing a rebuild must know stand where one
-restarts. Blocks are made once per process and shared between seeds; the join does not write to them.
+restarts. Blocks of decisions are shared between seeds; the join does not write to them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 from typing import Any
-
-import numpy as np
 
 from schemas.blocks import DecisionBlock, OutcomeBlock, Tick
 from schemas.bounds import BadRecord
@@ -94,9 +92,7 @@ class _Source:
         count = rng.choice((1, 1, 2, 3))
         while len(self.sent) < first + count:
             self.sent.append(_some_outcome(rng, ids, 2 * len(self.sent) + number + 1, partition))
-        told = tuple(self.sent[first : first + count])
-        offsets = np.arange(first, first + count, dtype=np.int64)
-        return replace(_outcomes(told), source_partition=number, source_offsets=offsets)
+        return outcomes(self.sent[first : first + count], first, number)
 
 
 def _journal(rng: Random, tasks: tuple[Task, ...], partition: int, num_records: int) -> tuple[list[Record], list[int]]:
@@ -163,7 +159,7 @@ def _at_the_edge(rng: Random, tasks: tuple[Task, ...], partition: int) -> list[R
     heir = _decisions(task.fingerprint, ((later, subject, mine),), 2, frozenset())
     shared = next((each for each in other.reward.types if each.name == kind.name), other.reward.types[0])
     told = Told(key=9_000 + partition, subject=subject, kind=shared.name, value=1.0)
-    source = replace(_outcomes((told,)), source_partition=2)
+    source = outcomes([told], 0, 2)
     near = (0, 0, 0, -10 * SECOND, 10 * SECOND)
     return [
         (0, _decisions(other.fingerprint, ((first, subject, chosen),), 1, frozenset())),
@@ -194,15 +190,10 @@ def _some_decisions(rng: Random, task: Task, ids: int, partition: int) -> Decisi
     return _decisions(task.fingerprint, tuple(rows), rng.randint(0, 3), bad)
 
 
-@lru_cache(maxsize=20_000)
+@lru_cache(maxsize=4_000)  # half of them; five times as many would be three in five, and a heap to walk through
 def _decisions(fingerprint: bytes, rows: Any, version: int, bad: frozenset[int]) -> DecisionBlock:
     task = next(task for task in all_tasks().values() if task.fingerprint == fingerprint)
     return decisions(task, list(rows), version, bad)
-
-
-@lru_cache(maxsize=20_000)
-def _outcomes(told: tuple[Told, ...]) -> OutcomeBlock:
-    return outcomes(list(told), 0)
 
 
 _ACTIONS = (0, 0, 1, 2, *(action_key(each) for each in ACTION_IDS[:2]))
