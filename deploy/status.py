@@ -9,11 +9,10 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
 from rich.console import Group
 from rich.table import Table
 
-from deploy import reading, topics
+from deploy import lags, reading
 from schemas.blocks import DecisionBlock, TransitionBlock
 from schemas.codec import BadRecord, decode
 from schemas.records import DECISION_BUCKETS, OUTCOME_BUCKETS, DeadLetter, DecisionBucket, Progress, SnapshotManifest
@@ -82,7 +81,7 @@ def _add_lags(settings: CommonSettings, status: Status) -> None:
     """Of the groups that commit, of the join by its Progress, of the learner by its newest manifest."""
     reader = reading.consumer(settings)
     try:
-        for group, full, offsets in _committed(settings):
+        for group, full, offsets in lags.committed(settings):
             ends = reading.bounds(reader, full, list(offsets))
             status.lags.append((group, full, sum(max(0, ends[p][1] - offset) for p, offset in offsets.items())))
         journal = topic(settings.namespace, "journal")
@@ -99,23 +98,6 @@ def _add_lags(settings: CommonSettings, status: Status) -> None:
             )
     finally:
         reader.close()
-
-
-def _committed(settings: CommonSettings) -> list[tuple[str, str, dict[int, int]]]:
-    """(group, topic, committed offset per partition) of every group of the namespace."""
-    client = topics.admin(settings)
-    try:
-        listed = client.list_consumer_groups(request_timeout=5).result()
-        groups = sorted(each.group_id for each in listed.valid if each.group_id.startswith(f"{settings.namespace}."))
-        found: dict[tuple[str, str], dict[int, int]] = {}
-        for group in groups:
-            asked = client.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)], request_timeout=5)
-            for place in asked[group].result().topic_partitions:
-                if place.offset >= 0:
-                    found.setdefault((group, place.topic), {})[place.partition] = place.offset
-    except KafkaException:
-        return []
-    return [(group, full, offsets) for (group, full), offsets in found.items()]
 
 
 def table(status: Status) -> Group:

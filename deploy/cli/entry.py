@@ -56,6 +56,7 @@ for _group in (
     "audit",
     "explain",
     "replay",
+    "torture",
     "demo",
 ):
     importlib.import_module(f"deploy.cli.{_group}").register(app)

@@ -1,0 +1,157 @@
+"""Everything that is tortured: brokers behind a proxy, topics, keys, definitions, our processes, disks."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from deploy import broker, processes, stack
+from deploy.torture.history import History
+from deploy.torture.kafka_proxy import Proxy
+from deploy.torture.members import Member
+from deploy.torture.plan import BROKER, DECIDERS, JOINERS, LEARNER, SESSION_S, STORMER
+from deploy.torture.small_disk import SmallDisk, open_disk
+from schemas.errors import UserError
+from schemas.settings import CommonSettings
+from schemas.task import Project
+
+CHECKPOINT_DISK_MIB = 384
+BROKER_DISK_MIB = 1_500
+CHECKPOINT_S = 3.0
+STOP_S = 14.0
+"""Processes end within 10 s of SIGTERM; some of them wait for each other's cores here."""
+
+
+class Stage:
+    """Built by `Stage.open`; `close` leaves no process, no mount, and the folder as evidence."""
+
+    def __init__(self, folder: Path, project: Project, num_brokers: int, history: History) -> None:
+        self.folder, self.project, self.num_brokers, self.history = folder, project, num_brokers, history
+        self.broker_folder = folder / "broker"
+        self.disks: dict[str, SmallDisk] = {}
+        """By target; a target whose disk cannot be made small is not there."""
+        self.no_disk = ""
+        """Why none is."""
+        self.members: dict[str, Member] = {}
+        self._open_disks()
+        ports = processes.free_ports(num_brokers)
+        while ports != list(range(ports[0], ports[0] + num_brokers)):  # the broker counts upwards from the first
+            ports = list(range(ports[0], ports[0] + num_brokers))
+            if any(map(processes.port_in_use, ports)):
+                ports = processes.free_ports(num_brokers)
+        self.proxy = Proxy([("127.0.0.1", port) for port in ports]).start()
+        self._port = ports[0]
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, folder: Path, project: Project, num_brokers: int, history: History) -> Iterator[Stage]:
+        """A stage with brokers, topics and processes that have been started (not yet: that are ready)."""
+        stage = cls(folder, project, num_brokers, history)
+        try:
+            stage._start()
+            yield stage
+        finally:
+            stage.close()
+
+    @property
+    def settings(self) -> CommonSettings:
+        """How to reach the namespace: through the proxy, as everybody."""
+        return self._ready.settings
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of a command of ours for this namespace (`headrace replay`)."""
+        return {
+            **self._ready.environment(LEARNER),
+            "HEADRACE_CHECKPOINT_DIR": str(self.folder / "no-checkpoints"),
+            "HEADRACE_STATE_DIR": str(self.folder / "replay"),
+        }
+
+    def broker_is_well(self) -> bool:
+        """All brokers answer."""
+        return broker.answers(self.settings.bootstrap) == self.num_brokers
+
+    def is_well(self) -> bool:
+        """Brokers and processes serve."""
+        return all(member.is_ready for member in self.members.values()) and self.broker_is_well()
+
+    def node_of(self, target: str) -> int:
+        """Broker number of ``broker-<n>``."""
+        return int(target.removeprefix(f"{BROKER}-"))
+
+    def pid_of(self, target: str) -> int:
+        """Process id of a broker."""
+        running = broker.status(self.broker_folder)
+        assert running is not None
+        return next(node.pid for node in running.nodes if node.node_id == self.node_of(target))
+
+    def keep(self) -> None:
+        """Bring back what ended by itself."""
+        for member in self.members.values():
+            member.keep()
+
+    def new_joiner(self) -> Member:
+        """A further worker, not started, not kept."""
+        return self._member(STORMER, ["worker", "ingest", "join"])
+
+    def end_members(self) -> dict[str, int]:
+        """SIGTERM to every process of ours; exit codes by name."""
+        return {name: member.end(STOP_S) for name, member in self.members.items()}
+
+    def close(self) -> None:
+        """End everything."""
+        for member in self.members.values():
+            member.end(1.0)
+        broker.stop(self.broker_folder)
+        self.proxy.close()
+        for disk in self.disks.values():
+            disk.close()
+
+    def _open_disks(self) -> None:
+        for target, name, size_mib in (
+            (LEARNER, "checkpoints", CHECKPOINT_DISK_MIB),
+            (f"{BROKER}-1", "broker-log", BROKER_DISK_MIB),
+        ):
+            found = open_disk(self.folder / name, size_mib)
+            if isinstance(found, str):
+                self.no_disk = found
+            else:
+                self.disks[target] = found
+
+    def _start(self) -> None:
+        if shutil.disk_usage(self.folder).free < 2 << 30:
+            raise UserError(f"less than 2 GiB are free in {self.folder}", "name another folder with --folder")
+        log = self.disks.get(f"{BROKER}-1")
+        broker.start(
+            self.broker_folder,
+            self._port,
+            self.num_brokers,
+            tied=True,
+            advertised=self.proxy.ports,
+            data_folders={1: log.folder} if log is not None else None,
+        )
+        ready = stack.prepare(self.project, self.folder, self.proxy.bootstrap, 0)
+        names = (*JOINERS, *DECIDERS, LEARNER, STORMER)
+        ports = dict(zip(names, processes.free_ports(len(names)), strict=True))
+        self._ready = replace(ready, metrics_ports=ports)
+        for name in (*JOINERS, *DECIDERS, LEARNER):
+            arguments = ["learn"] if name == LEARNER else ["worker", "decide"]
+            member = self._member(name, ["worker", "ingest", "join"] if name in JOINERS else arguments)
+            self.members[name] = member
+            member.start()
+
+    def _member(self, name: str, arguments: list[str]) -> Member:
+        checkpoints = self.disks[LEARNER].folder if LEARNER in self.disks else self.folder / "checkpoints"
+        environment = {
+            **self._ready.environment(name),
+            "HEADRACE_CLIENT_ID": name,
+            "HEADRACE_STATE_DIR": str(self.folder / name),
+            "HEADRACE_SESSION_TIMEOUT_S": str(SESSION_S),
+            "HEADRACE_HEARTBEAT_S": "1",
+            "HEADRACE_CHECKPOINT_S": str(CHECKPOINT_S),
+            "HEADRACE_CHECKPOINT_DIR": str(checkpoints),
+        }
+        return Member(name, arguments, environment, self._ready.metrics_ports[name], self.folder, self.history)
