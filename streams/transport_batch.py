@@ -52,6 +52,11 @@ class RecordBatch:
         """Bytes of all values."""
         return int(np.maximum(self.lengths, 0).sum())
 
+    @property
+    def span(self) -> tuple[int, int]:
+        """Where in `buffer` the first value begins and the last one ends; values lie in the order of their offsets."""
+        return int(self.starts[0]), int(self.starts[-1]) + max(0, int(self.lengths[-1]))
+
 
 def pack(topic: str, partition: int, records: Sequence[Any]) -> RecordBatch:
     """Columns of aiokafka's `ConsumerRecord`s: one join of their values. `records` must not be empty."""
@@ -73,16 +78,21 @@ def pack(topic: str, partition: int, records: Sequence[Any]) -> RecordBatch:
 
 
 def join(batches: Sequence[RecordBatch]) -> RecordBatch:
-    """One batch of several consecutive ones; copies values only where they lie in different buffers."""
+    """One batch of several consecutive ones; copies values only where they lie in different buffers.
+
+    Then only what the values of each batch span: a buffer may be a whole fetch response, of which most batches are a
+    hundredth, and compressed batches (each with its own buffer) stand between uncompressed ones as producers please.
+    """
     if len(batches) == 1:
         return batches[0]
     first, last = batches[0], batches[-1]
     if all(batch.buffer is first.buffer for batch in batches):
         buffer, starts = first.buffer, [batch.starts for batch in batches]
     else:
-        ends = np.cumsum([len(batch.buffer) for batch in batches])
-        buffer = np.concatenate([batch.buffer for batch in batches])
-        starts = [batch.starts + (end - len(batch.buffer)) for batch, end in zip(batches, ends, strict=True)]
+        spans = [batch.span for batch in batches]
+        buffer = np.concatenate([batch.buffer[low:high] for batch, (low, high) in zip(batches, spans, strict=True)])
+        ends = np.cumsum([high - low for low, high in spans])
+        starts = [batch.starts + (end - high) for batch, end, (_, high) in zip(batches, ends, spans, strict=True)]
     return RecordBatch(
         first.topic,
         first.partition,
