@@ -25,7 +25,13 @@ STALL_S = 30.0
 """How long a read may stand still before we say so."""
 LEADER_S = 10.0
 """How long a new topic may take to get a leader."""
-_NO_LEADER = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART)
+_NO_LEADER = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_PARTITION,  # the client's own word for the last one: its metadata are older than the topic
+    KafkaError._UNKNOWN_TOPIC,
+)
 
 quiet = logging.getLogger("headrace.reading")
 quiet.addHandler(logging.NullHandler())

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from confluent_kafka import KafkaException
+
 from deploy import lags, probes, reading, status
 from deploy.torture.plan import LEARNER
 from deploy.torture.stage import Stage
@@ -69,7 +71,7 @@ def _stuck(stage: Stage, ends: dict[str, dict[int, int]]) -> list[str]:
             found.append(f"{name}: {behind} messages not committed")
     try:
         progress = status.look(stage.settings).progress
-    except UserError as error:
+    except (UserError, KafkaException) as error:
         return [*found, str(error)]
     behind = _behind(ends["journal"], {partition: each.journal_offset for partition, each in progress.items()})
     if behind:

@@ -145,12 +145,14 @@ def _kill_broker(stage: Stage, hit: Hit) -> Steps:
 
 
 def _start_broker(stage: Stage, target: str) -> Condition:
-    """Start a broker in a thread of its own: others are tortured meanwhile."""
-    starting = threading.Thread(
-        target=broker.start_node, args=(stage.broker_folder, stage.node_of(target)), daemon=True
-    )
-    starting.start()
-    return lambda: not starting.is_alive()
+    return _meanwhile(lambda: broker.start_node(stage.broker_folder, stage.node_of(target)))
+
+
+def _meanwhile(work: Callable[[], object]) -> Condition:
+    """Do something that takes its time in a thread of its own: others are tortured meanwhile."""
+    working = threading.Thread(target=work, daemon=True)
+    working.start()
+    return lambda: not working.is_alive()
 
 
 def _aimed_kill(stage: Stage, hit: Hit) -> Steps:
@@ -206,7 +208,7 @@ def _network(stage: Stage, hit: Hit) -> Steps:
 def _full_disk(stage: Stage, hit: Hit) -> Steps:
     target = hit.planned.target
     disk = stage.disks[target]
-    disk.fill()
+    yield _meanwhile(disk.fill)
     yield _after(hit.planned.lasts_s)
     disk.free()
     _healed(stage, hit)

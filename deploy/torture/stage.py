@@ -19,7 +19,7 @@ from schemas.settings import CommonSettings
 from schemas.task import Project
 
 CHECKPOINT_DISK_MIB = 384
-BROKER_DISK_MIB = 1_500
+BROKER_DISK_MIB = 1_000
 CHECKPOINT_S = 3.0
 STOP_S = 14.0
 """Processes end within 10 s of SIGTERM; some of them wait for each other's cores here."""
