@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from tests.simulation.campaign import replay_command, run_campaign, run_seed
+from tests.simulation.campaign import Campaign, replay_command, run_seed
 
 
 def main(arguments: list[str]) -> int:
@@ -17,10 +17,10 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     first, last = int(arguments[0]), int(arguments[1])
-    found = run_campaign(first, last - first + 1, lambda line: print(line, flush=True))
+    found = Campaign(first, last - first + 1).wait(lambda line: print(line, flush=True))
     for seed, said in found.failures[:20]:
         print(f"{said}\n    {replay_command(seed)}")
-    print(f"{found.num_seeds} seeds, {len(found.failures)} wrong, {1000 * found.cpu_s / found.num_seeds:.1f} ms each")
+    print(found)
     return 1 if found.failures else 0
 
 

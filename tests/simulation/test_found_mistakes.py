@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 from schemas.task import TaskTable
 from streams import snapshots
 from tests.simulation.chain_run import ChainRun, Impatient
@@ -21,5 +23,6 @@ def test_a_newest_snapshot_without_its_chunk_does_not_keep_the_one_before_from_s
     run.broker.logs["snapshot-chunks"][0].pop()
     with replaced((snapshots, "time", Impatient())):
         follower = Follower(run.net, run.folder / "worker", TaskTable(run.project.tasks))
+    shutil.rmtree(run.folder)
     assert follower.policy is not None
     assert follower.policy.version == 1

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
-from tests.simulation.campaign import replay_command, run_campaign, run_seed
-
-NUM_SEEDS = int(os.environ.get("HEADRACE_SIMULATION_SEEDS", "50000"))
-"""Less only while working on something else."""
+from tests.simulation.campaign import Campaign, replay_command, run_seed
 
 NAMED = {
     "a definition counted from when a worker heard of it (decision 12)": 20,
@@ -20,12 +15,15 @@ test of its own (`test_definitions_in_force.py`, `test_found_mistakes.py`)."""
 
 
 @pytest.mark.timeout(1800)
-def test_no_seed_breaks_an_invariant(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_seed_breaks_an_invariant(campaign: Campaign, capsys: pytest.CaptureFixture[str]) -> None:
+    """`conftest.py` begins the campaign with the session and has this test wait for it at the end."""
+
     def tell(line: str) -> None:
         with capsys.disabled():
             print(f"\n{line}", end="", flush=True)
 
-    found = run_campaign(0, NUM_SEEDS, tell)
+    found = campaign.wait(tell)
+    tell(f"simulation: {found}")
     said = "\n".join(f"{message}\n    {replay_command(seed)}" for seed, message in found.failures[:10])
     assert not found.failures, f"{len(found.failures)} of {found.num_seeds} seeds are wrong\n{said}"
 
