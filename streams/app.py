@@ -97,6 +97,9 @@ class _Life:
             raise self._failure
         if self._failure is not None:
             return 1
+        if code:
+            log.error("ending with code %d: a Kafka client of ours failed for good, see the errors above; "
+                      "whoever supervises this process starts it again", code)  # fmt: skip
         return None if self._begins_anew and code == 0 else code
 
     def _check_topics(self, tasks: TaskFollower) -> None:

@@ -95,10 +95,24 @@ class Torturer:
         except StopIteration:
             if not late:
                 hit.recovered_s = self.history.now_s
+                hit.whole_s = self._whole_since(hit)
         self._running.remove(running)
         recovery_s = None if hit.recovery_s is None else round(hit.recovery_s, 3)
         self.history.note(
             "over", number=hit.planned.number, recovery_s=recovery_s, kills=hit.num_kills, bites=hit.bites
+        )
+
+    def _whole_since(self, hit: Hit) -> float:
+        """End of the last other fault that kept the target down: of a broker, of the network, of its own."""
+        return max(
+            (
+                other.recovered_s
+                for other in self.history.hits
+                if other is not hit
+                and other.recovered_s is not None
+                and (other.planned.component in (BROKER, "network") or other.planned.target == hit.planned.target)
+            ),
+            default=0.0,
         )
 
 

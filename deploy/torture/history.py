@@ -23,6 +23,8 @@ class Hit:
     """The process was started again, the network or disk was whole again."""
     recovered_s: float | None = None
     """What was hit serves again."""
+    whole_s: float = 0.0
+    """What it stands on was whole again: brokers, its network. Nothing recovers before that."""
     passed_over: str = ""
     """Why nothing was done."""
     num_kills: int = 0
@@ -32,10 +34,10 @@ class Hit:
 
     @property
     def recovery_s(self) -> float | None:
-        """From healing until it served again."""
+        """From healing, its own and that of what it stands on, until it served again."""
         if self.healed_s is None or self.recovered_s is None:
             return None
-        return self.recovered_s - self.healed_s
+        return max(0.0, self.recovered_s - max(self.healed_s, self.whole_s))
 
 
 @dataclass(slots=True)
