@@ -1,29 +1,54 @@
 """A real Apache Kafka on this machine, for development, tests and the demo.
 
-Owns its configuration, start, readiness, state file and end. Every node is a KRaft broker; node 1 is also the only
-controller, so three brokers show replication and failover of brokers, not of the controller (a simplification: the
-controller of a real cluster is somebody else's work). Nothing listens but on the loopback.
+Owns start, readiness, state file and end, of all nodes or of one; `deploy.broker_layout` owns their configuration.
+Every node is a KRaft broker. One or two nodes have one controller, node 1; three or more have a quorum of three
+controllers, nodes 1 to 3, and outlive the loss of any node. Nothing listens but on the loopback.
+
+Deliberate simplification: brokers and controllers share processes, which a production cluster keeps apart.
 """
 
 from __future__ import annotations
 
 import json
-import logging
+import os
 import shutil
+import signal
 import subprocess
+import threading
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import psutil
 
-from deploy import broker_security, kafka_jars, processes
+from deploy import broker_layout, broker_security, kafka_jars, processes
+from deploy.broker_layout import Layout
+from deploy.broker_probe import answers, brokers, num_lagging_replicas, require
 from schemas.errors import UserError
+
+__all__ = [
+    "Node",
+    "RunningBroker",
+    "answers",
+    "cluster_id",
+    "num_lagging_replicas",
+    "require",
+    "start",
+    "start_node",
+    "status",
+    "stop",
+    "stop_node",
+]
 
 JVM_FLAGS = ("-Xms128m", "-Xmx1g", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true")
 READY_S = 60.0
+LAST_NODE_S = 2.0
+"""Nodes that are left without a quorum may have been let go before: they end within this, or never."""
+_keeping = threading.Lock()
+"""Nodes may be started again from several threads; each writes the whole state file."""
 DISK_FREE_BYTES_MIN = 512 << 20
 """Kafka stops with an unreadable trace when a log directory fills; refuse to start near it."""
 
@@ -54,6 +79,11 @@ class Node:
     started_s: float
     """Creation time of the process, so that a pid given out again is not mistaken for it."""
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether its process still runs."""
+        return processes.is_alive(self.pid, self.started_s)
+
 
 @dataclass(frozen=True, slots=True)
 class RunningBroker:
@@ -68,7 +98,7 @@ class RunningBroker:
     @property
     def is_alive(self) -> bool:
         """Whether every node still runs."""
-        return all(processes.is_alive(node.pid, node.started_s) for node in self.nodes)
+        return all(node.is_alive for node in self.nodes)
 
 
 def start(
@@ -79,45 +109,132 @@ def start(
     secure: bool = False,
     tied: bool = False,
     overrides: Mapping[str, str] | None = None,
+    advertised: Sequence[int] | None = None,
+    data_folders: Mapping[int, Path] | None = None,
 ) -> RunningBroker:
     """Start a broker whose data lie in `folder` and wait until it answers.
 
     Data of an earlier start in the folder are kept. `port` 0 takes free ones; node k listens on ``port + k`` else.
-    With `tied` the broker dies with this process. `overrides` are added to server.properties.
+    With `tied` the broker dies with this process. `overrides` are added to server.properties. Clients are told to come
+    to the ports `advertised`, one per node (a proxy's), and to the nodes' own without. `data_folders` puts the data of
+    a node (by its id, from 1) somewhere else, on another file system perhaps.
     Raises `UserError` for a port in use, a folder we cannot write, a full disk, no jars, no Java, or a broker that does
     not come up.
     """
     found = status(folder)
-    if found is not None and found.is_alive:
+    if found is not None and any(node.is_alive for node in found.nodes):
         raise UserError(
             f"a broker runs in {folder} already, on {found.bootstrap}",
             f"Use it, or stop it first: headrace broker stop --folder {folder}",
         )
     _check_folder(folder)
-    ports = _ports(folder, port, num_brokers)
-    jars, java = kafka_jars.resolve(), kafka_jars.java()
-    command = [str(java), *JVM_FLAGS, "-cp", ":".join(map(str, jars))]
-    security = broker_security.create(folder / "security") if secure else None
+    ports = broker_layout.choose_ports(folder, port, num_brokers)
+    layout = Layout(
+        folder=folder,
+        ports=ports,
+        num_controllers=broker_layout.controllers(folder, num_brokers),
+        advertised=advertised or [client for client, _, _ in ports],
+        data_folders=data_folders or {},
+        security=broker_security.create(folder / "security") if secure else None,
+        overrides=overrides or {},
+    )
     (folder / "log4j2.properties").write_text(_LOG4J.format(folder=folder.resolve()))
+    running = _start_all(layout, tied)
+    _keep(running)
+    return running
+
+
+def _start_all(layout: Layout, tied: bool) -> RunningBroker:
+    """Format and launch every node and wait for them; none is left when one fails."""
+    command = _command()
     nodes: list[Node] = []
     try:
-        for index in range(num_brokers):
-            home = folder / f"node-{index + 1}"
+        for node_id in layout.node_ids:
+            home = layout.home(node_id)
             home.mkdir(exist_ok=True)
-            text = _properties(home, index, ports, security, overrides or {})
-            (home / "server.properties").write_text(text)
-            _format(command, folder, home, index, security)
-            nodes.append(_launch(command, folder, home, index, ports[index][0], tied))
-        options = security.client_options() if security else {}
-        bootstrap = ",".join(f"127.0.0.1:{client}" for client, _, _ in ports)
-        running = RunningBroker(bootstrap, str(folder), tuple(nodes), options)
+            (home / "server.properties").write_text(layout.properties(node_id))
+            _format(command, layout, node_id)
+            nodes.append(_launch(command, layout.folder, node_id, layout.ports[node_id - 1][0], tied))
+        options = layout.security.client_options() if layout.security else {}
+        bootstrap = ",".join(f"127.0.0.1:{client}" for client, _, _ in layout.ports)
+        running = RunningBroker(bootstrap, str(layout.folder), tuple(nodes), options)
         _wait_ready(running)
     except BaseException:
         for node in nodes:
             processes.end(node.pid, 2)
         raise
-    (folder / "broker.json").write_text(json.dumps(asdict(running), indent=1))
     return running
+
+
+def start_node(folder: Path, node_id: int, *, tied: bool = False) -> RunningBroker:
+    """Start a node of a running cluster again, on its data and ports, and wait until the cluster has it back.
+
+    Its replicas may still lag then: `num_lagging_replicas`. With `tied` it dies with the thread that calls this.
+    Raises `UserError` when no cluster was started in `folder`, the node runs already, or it does not come up (without
+    a quorum of controllers, for one).
+    """
+    found = _node_of(folder, node_id)
+    if found.is_alive:
+        raise UserError(f"node {node_id} of {folder} runs already", "stop it first")
+    _reap(found)
+    node = _launch(_command(), folder, node_id, found.port, tied)
+    with _keeping:
+        running = _with(folder, node)
+        _keep(running)
+    address = f"127.0.0.1:{node.port}"
+
+    def back_or_dead() -> bool:
+        return not node.is_alive or node_id in brokers(address, running.kafka_options)
+
+    if processes.wait_until(back_or_dead, READY_S) and node.is_alive:
+        return running
+    processes.end(node.pid, 2)
+    raise _silent(folder, [node_id])
+
+
+def stop_node(folder: Path, node_id: int, *, kill: bool = False, timeout_s: float = 20.0) -> bool:
+    """End one node, in order or (`kill`) by SIGKILL; the others go on. False when it did not run."""
+    node = _node_of(folder, node_id)
+    if not node.is_alive:
+        return False
+    if kill:
+        with suppress(psutil.NoSuchProcess):
+            psutil.Process(node.pid).kill()
+    processes.end(node.pid, timeout_s)
+    return True
+
+
+def _reap(node: Node) -> None:
+    """Forget a child of ours that ended by itself."""
+    with suppress(psutil.NoSuchProcess):
+        if psutil.Process(node.pid).ppid() == os.getpid():
+            processes.end(node.pid, 1)
+
+
+def _node_of(folder: Path, node_id: int) -> Node:
+    found = status(folder)
+    for node in found.nodes if found is not None else ():
+        if node.node_id == node_id:
+            return node
+    raise UserError(
+        f"no node {node_id} was started in {folder}",
+        f"Start the cluster first: headrace broker start --folder {folder}",
+    )
+
+
+def _with(folder: Path, node: Node) -> RunningBroker:
+    """The cluster of `folder` with a node's new process."""
+    found = status(folder)
+    assert found is not None  # _node_of has read it
+    return replace(found, nodes=tuple(node if each.node_id == node.node_id else each for each in found.nodes))
+
+
+def _keep(running: RunningBroker) -> None:
+    """Write ``broker.json``, so that whoever reads it finds the old one or the new one whole."""
+    kept = Path(running.folder) / "broker.json"
+    new = kept.with_suffix(".json.new")
+    new.write_text(json.dumps(asdict(running), indent=1))
+    new.replace(kept)
 
 
 def status(folder: Path) -> RunningBroker | None:
@@ -135,34 +252,31 @@ def stop(folder: Path, timeout_s: float = 20.0) -> bool:
     found = status(folder)
     if found is None:
         return False
-    alive = [node for node in found.nodes if processes.is_alive(node.pid, node.started_s)]
+    alive = [node for node in found.nodes if node.is_alive]
+    if broker_layout.controllers(folder, len(found.nodes)) > 1:
+        _dissolve(alive, timeout_s)
     for node in reversed(alive):
         processes.end(node.pid, timeout_s)
     (folder / "broker.json").unlink(missing_ok=True)
     return bool(alive)
 
 
-def answers(bootstrap: str, options: Mapping[str, str] | None = None, timeout_s: float = 1.0) -> int:
-    """Brokers that a cluster reports, 0 when it does not answer within `timeout_s`."""
-    from confluent_kafka import KafkaException
-    from confluent_kafka.admin import AdminClient
+def _dissolve(nodes: Sequence[Node], timeout_s: float) -> None:
+    """End the nodes of a cluster with a quorum, at once: a node that leaves alone hands its work to the others first.
 
-    quiet = logging.getLogger("headrace.broker.probe")
-    quiet.disabled = True  # librdkafka says "connection refused" at every try; we say once what is missing
-    admin = AdminClient({**(options or {}), "bootstrap.servers": bootstrap}, logger=quiet)
-    try:
-        return len(admin.list_topics(timeout=timeout_s).brokers)
-    except KafkaException:
-        return 0
-
-
-def require(bootstrap: str, options: Mapping[str, str] | None = None, timeout_s: float = 5.0) -> None:
-    """Raise a `UserError` that says how to get a broker unless one answers at `bootstrap`."""
-    if not answers(bootstrap, options, timeout_s):
-        raise UserError(
-            f"no Kafka broker answers at {bootstrap}",
-            "Start one with `headrace broker start`, or set HEADRACE_BOOTSTRAP to your cluster",
-        )
+    A node may go when the controllers let it. Once most of them are gone nobody does, and the last node would wait for
+    minutes: it is killed. What it has written is in the kernel's hands and outlives that.
+    """
+    for node in nodes:
+        with suppress(ProcessLookupError):
+            os.kill(node.pid, signal.SIGTERM)
+    majority = broker_layout.QUORUM // 2 + 1
+    controllers = [node for node in nodes if node.node_id <= broker_layout.QUORUM]
+    processes.wait_until(lambda: sum(node.is_alive for node in controllers) < majority, timeout_s)
+    processes.wait_until(lambda: not any(node.is_alive for node in nodes), LAST_NODE_S)
+    for node in nodes:
+        if node.is_alive:
+            os.kill(node.pid, signal.SIGKILL)
 
 
 def _check_folder(folder: Path) -> None:
@@ -185,71 +299,6 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _ports(folder: Path, port: int, num_brokers: int) -> list[tuple[int, int, int]]:
-    """(client, internal, controller) port per node: those of the folder's last start where they are free.
-
-    Raises `UserError` when a named client port is taken.
-    """
-    for client in range(port, port + num_brokers) if port else ():
-        if processes.port_in_use(client):
-            raise UserError(
-                f"port {client} is in use: another program, perhaps another broker, listens on 127.0.0.1:{client}",
-                "Name another one with --port, or --port 0 for any free one",
-            )
-    kept = folder / "ports.json"
-    last: list[tuple[int, int, int]] = [tuple(node) for node in json.loads(kept.read_text())] if kept.exists() else []
-    wanted = [port + index if port else 0 for index in range(num_brokers)]
-    same = len(last) == num_brokers and all(want in (0, node[0]) for want, node in zip(wanted, last, strict=True))
-    if not same or any(processes.port_in_use(each) for node in last for each in node):
-        free = processes.free_ports(3 * num_brokers)
-        last = [(want or free[3 * k], free[3 * k + 1], free[3 * k + 2]) for k, want in enumerate(wanted)]
-    kept.write_text(json.dumps(last))
-    return last
-
-
-def _properties(
-    home: Path,
-    index: int,
-    ports: Sequence[tuple[int, int, int]],
-    security: broker_security.Security | None,
-    overrides: Mapping[str, str],
-) -> str:
-    """server.properties of node `index` (from 0); only what differs from Kafka's defaults."""
-    client, internal, controller = ports[index]
-    replicas = min(3, len(ports))
-    listeners = [f"CLIENT://127.0.0.1:{client}", f"INTERNAL://127.0.0.1:{internal}"]
-    client_protocol = "SASL_SSL" if security else "PLAINTEXT"
-    settings = {
-        "node.id": str(index + 1),
-        "process.roles": "broker,controller" if index == 0 else "broker",
-        "controller.quorum.bootstrap.servers": f"127.0.0.1:{ports[0][2]}",
-        "controller.listener.names": "CONTROLLER",
-        "listeners": ",".join([*listeners, f"CONTROLLER://127.0.0.1:{controller}"] if index == 0 else listeners),
-        "advertised.listeners": ",".join(listeners),
-        "inter.broker.listener.name": "INTERNAL",
-        "listener.security.protocol.map": f"CLIENT:{client_protocol},INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
-        "log.dirs": str((home / "log").resolve()),
-        "auto.create.topics.enable": "false",
-        "offsets.topic.num.partitions": "4",
-        "offsets.topic.replication.factor": str(replicas),
-        "transaction.state.log.num.partitions": "4",
-        "transaction.state.log.replication.factor": str(replicas),
-        "transaction.state.log.min.isr": str(max(1, replicas - 1)),
-        "share.coordinator.state.topic.num.partitions": "1",
-        "share.coordinator.state.topic.replication.factor": str(replicas),
-        "share.coordinator.state.topic.min.isr": str(max(1, replicas - 1)),
-        "default.replication.factor": str(replicas),
-        "min.insync.replicas": str(max(1, replicas - 1)),
-        "group.initial.rebalance.delay.ms": "0",
-        "log.cleaner.dedupe.buffer.size": "2097152",
-        "num.network.threads": "2",
-        "num.io.threads": "4",
-        **(security.broker_settings() if security else {}),
-        **overrides,
-    }
-    return "".join(f"{name}={value}\n" for name, value in settings.items())
-
-
 def cluster_id() -> str:
     """A random cluster id as Kafka writes it: 16 bytes in URL-safe base64, never starting with a dash.
 
@@ -261,19 +310,22 @@ def cluster_id() -> str:
             return drawn
 
 
-def _format(
-    command: Sequence[str], folder: Path, home: Path, index: int, security: broker_security.Security | None
-) -> None:
+def _command() -> list[str]:
+    """Java with the jars on its path. Raises `UserError` when one is missing."""
+    jars, java = kafka_jars.resolve(), kafka_jars.java()
+    return [str(java), *JVM_FLAGS, "-cp", ":".join(map(str, jars))]
+
+
+def _format(command: Sequence[str], layout: Layout, node_id: int) -> None:
     """Give the node's log directory the cluster's id, once."""
-    if (home / "log" / "meta.properties").exists():
+    folder, home = layout.folder, layout.home(node_id)
+    if (layout.data_folder(node_id) / "meta.properties").exists():
         return
     cluster = folder / "cluster.id"
     if not cluster.exists():
         cluster.write_text(cluster_id())
-    role = ["--standalone"] if index == 0 else ["--no-initial-controllers"]
-    users = security.format_arguments() if security and index == 0 else []
     properties = ["-c", str(home / "server.properties")]
-    arguments = ["format", *role, *users, "-t", cluster.read_text(), *properties]
+    arguments = ["format", *layout.format_arguments(node_id), "-t", cluster.read_text(), *properties]
     flags = [f"-Dlog4j2.configurationFile={folder.resolve() / 'log4j2.properties'}", "-XX:TieredStopAtLevel=1"]
     shown = subprocess.run(
         [*command, *flags, "kafka.tools.StorageTool", *arguments],
@@ -286,29 +338,32 @@ def _format(
         raise _failed(shown.stdout + shown.stderr, home)
 
 
-def _launch(command: Sequence[str], folder: Path, home: Path, index: int, port: int, tied: bool) -> Node:
+def _launch(command: Sequence[str], folder: Path, node_id: int, port: int, tied: bool) -> Node:
     """Start one node; its console output goes to ``console.log``."""
+    home = broker_layout.home(folder, node_id)
     flags = [f"-Dlog4j2.configurationFile={folder.resolve() / 'log4j2.properties'}"]
     with (home / "console.log").open("wb") as console:
         started = processes.spawn(
             [*command, *flags, "kafka.Kafka", home / "server.properties"], console, tied=tied, folder=home
         )
-    return Node(index + 1, port, started.pid, psutil.Process(started.pid).create_time())
+    return Node(node_id, port, started.pid, psutil.Process(started.pid).create_time())
 
 
 def _wait_ready(running: RunningBroker) -> None:
     """Until every node answers; `UserError` with the reason from its log when one ends or stays silent."""
-    folder = Path(running.folder)
 
     def ready_or_dead() -> bool:
         return not running.is_alive or answers(running.bootstrap, running.kafka_options) == len(running.nodes)
 
-    came = processes.wait_until(ready_or_dead, READY_S)
-    if came and running.is_alive:
-        return
-    said = "".join(path.read_text(errors="replace") for path in sorted(folder.glob("node-*/console.log")))
-    log = folder / "broker.log"
-    raise _failed(said + (log.read_text(errors="replace") if log.exists() else ""), folder)
+    if not processes.wait_until(ready_or_dead, READY_S) or not running.is_alive:
+        raise _silent(Path(running.folder), [node.node_id for node in running.nodes])
+
+
+def _silent(folder: Path, node_ids: Iterable[int]) -> UserError:
+    """Why nodes do not answer, out of what they printed and logged."""
+    consoles = [broker_layout.home(folder, node_id) / "console.log" for node_id in node_ids]
+    said = [path.read_text(errors="replace") for path in (*consoles, folder / "broker.log") if path.exists()]
+    return _failed("".join(said), folder)
 
 
 def _failed(said: str, where: Path) -> UserError:

@@ -99,7 +99,7 @@ class Injected:
 
     fault: Fault
     num_bites: int = 0
-    """Connections cut or hung, frames delayed, responses dropped, frames halved. Read it through `Proxy.counts`."""
+    """Connections cut, directions hung, frames delayed, responses dropped, frames halved. Any thread may read it."""
     random: Random = field(init=False)
 
     def __post_init__(self) -> None:
