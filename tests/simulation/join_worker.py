@@ -13,11 +13,13 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from schemas.task import Task, TaskTable
 from streams.agents_owned import OwnedPartition
 from streams.agents_ports import Ports, State
 from streams.read_back import Read, ReadState, judge
-from streams.transport_batch import RecordBatch, pack
+from streams.transport_batch import RecordBatch
 from tests.simulation.virtual import Clock, Envelopes, Faults, Outbox, Pause, Record, Routine, Wire
 
 NAMESPACE = "t"
@@ -250,8 +252,9 @@ class JoinWorker:
 
 def batch_of(topic: str, partition: int, log: list[Record], first: int, stop: int) -> RecordBatch:
     """Records [first, stop) as the transport hands them out."""
-    rows = [
-        SimpleNamespace(offset=first + index, timestamp=time_ms, value=value)
-        for index, (time_ms, value) in enumerate(log[first:stop])
-    ]
-    return pack(f"{NAMESPACE}.{topic}", partition, rows)
+    times_ms, values = zip(*log[first:stop], strict=True)
+    lengths = np.array([len(value) for value in values], np.int32)
+    return RecordBatch(
+        f"{NAMESPACE}.{topic}", partition, np.arange(first, stop), np.array(times_ms), np.cumsum(lengths) - lengths,
+        lengths, np.frombuffer(b"".join(values), np.uint8), stop,
+    )  # fmt: skip
