@@ -30,17 +30,22 @@ def create_keys(folder: str | Path) -> tuple[Path, Path]:
     private, public = folder / PRIVATE_KEY_FILE, folder / PUBLIC_KEY_FILE
     key = Ed25519PrivateKey.generate()
     secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    made: list[Path] = []
     shown = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path, content, mode in ((private, secret, 0o600), (public, shown, 0o644)):
             path.touch(mode=mode, exist_ok=False)  # the mode stands before the first byte is written
+            made.append(path)
             path.write_bytes(content)
     except FileExistsError as error:
         remedy = "use the keys that are there, or name another folder; new keys need every worker's public key changed"
         raise UserError(f"{error.filename} is there already", remedy) from error
     except OSError as error:
-        raise UserError(f"{error.filename} cannot be written: {error.strerror}", "name a folder of your own") from error
+        for path in made:  # half of a pair would stand in the way of the next try
+            path.unlink(missing_ok=True)
+        where = error.filename or (made[-1] if made else folder)  # a full disk names no file
+        raise UserError(f"{where} cannot be written: {error.strerror}", "name a folder of your own") from error
     return private, public
 
 
