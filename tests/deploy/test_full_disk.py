@@ -1,4 +1,4 @@
-"""A disk that is really full (ENOSPC, not a mock): one clear sentence, nothing half-written, and all well once freed."""
+"""A disk that is really full (ENOSPC, no mock): one clear sentence, nothing half-written, all well once freed."""
 
 from __future__ import annotations
 
@@ -72,6 +72,6 @@ def test_a_trusted_version_that_cannot_be_written_is_not_trusted(disk: SmallDisk
 
 def test_a_broker_does_not_start_on_a_full_disk(disk: SmallDisk) -> None:
     disk.fill()
-    with pytest.raises(UserError, match="No space left on device|is full") as caught:
+    with pytest.raises(UserError, match=r"No space left on device|is full") as caught:
         broker.start(disk.folder, 0)
     assert "--folder" in caught.value.remedy
