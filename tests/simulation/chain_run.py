@@ -23,7 +23,7 @@ import orjson
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from schemas.blocks import DecisionBlock, OutcomeBlock, Tick
+from schemas.blocks import Tick
 from schemas.codec import decode, encode
 from schemas.records import Candidate, DecisionRequest, Progress
 from schemas.settings import CommonSettings, load_settings
@@ -31,20 +31,15 @@ from schemas.task import Project, parse
 from streams import snapshots
 from streams.join import JoinPartition
 from tests.simulation.broker import Broker
-from tests.simulation.chain_workers import REGISTRY, DeciderProcess, IngestProcess, LearnerProcess, Net, Process
-from tests.simulation.join_run import END, MODES, ROWS
+from tests.simulation.chain_deciders import DeciderProcess
+from tests.simulation.chain_judge import Finished, judge, judge_alarms
+from tests.simulation.chain_learner import LearnerProcess
+from tests.simulation.chain_workers import REGISTRY, IngestProcess, Net, Process
+from tests.simulation.join_run import MODES
 from tests.simulation.join_worker import NAMESPACE, JoinWorker, Logs, Setting
-from tests.simulation.learning import ORDER, expected_digests
 from tests.simulation.seams import CutAnywhere, owned_partitions, replaced
-from tests.simulation.truth import Truth, read_through, require
 from tests.simulation.virtual import Clock, Faults
-from tests.simulation.worlds import World
 
-SILENCE = "a request was never answered"
-OTHER_ANSWER = "an answer is not what the journal holds"
-TWICE = "what stood in the journal was decided again"
-OTHER_DRAW = "one request was decided in two ways by one policy"
-LOST_OUTCOME = "an outcome is not in the journal"
 NUM_STEPS = 90
 SETTLE_ROUNDS = 500
 HEAL_S = 60.0
@@ -143,7 +138,7 @@ class ChainRun:
                 for _ in range(NUM_STEPS):
                     self._step()
                 self._settle()
-            self._check()
+            judge(self._finished())
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -213,7 +208,7 @@ class ChainRun:
         if rng.random() < 0.3:
             self.learner.publish(self.faults)
         if rng.random() < self.restless / 2:
-            require("headrace_learner_equivocations" not in self.learner.alarms, "equivocation")
+            judge_alarms(self.learner)
             self.learner = LearnerProcess(self.net, self.disk, self.versions)
         manifests = self.broker.logs["snapshots"][0]
         if manifests and rng.random() < 0.01:  # someone brings an old one back
@@ -331,76 +326,11 @@ class ChainRun:
                 return record
         return None
 
-    # the judgement
-
-    def _check(self) -> None:
-        journals = [
-            [(time_ms, decode(value, REGISTRY)) for time_ms, value in log] for log in self.broker.logs["journal"]
-        ]
-        world = World(self.project.tasks, journals, len(self.project.tasks), [[] for _ in journals])
-        truths = []
-        for partition in range(self.partitions):
-            records = [decode(value, REGISTRY) for _, value in self.broker.logs["transitions"][partition]]
-            truth = Truth(world, partition, (10**9, 10**9))
-            found = read_through(records, truth)
-            for wrong in found.wrong:
-                raise wrong
-            require(found.rows == truth.rows, ROWS, partition)
-            require(found.newest is not None, END, partition)
-            truths.append(truth)
-        self.learner.turn()
-        require(self.learner.digests == expected_digests(truths), ORDER)
-        require("headrace_learner_equivocations" not in self.learner.alarms, "equivocation")
-        self._check_answers([record for journal in journals for _, record in journal])
-        self._check_outcomes([record for journal in journals for _, record in journal])
-
-    def _check_answers(self, records: list[Any]) -> None:
-        """Everyone is answered, as the journal has it; the draw is a function of request and policy."""
-        heard = {(partition, offset) for _, partition, offset in self.net.answers}
-        asked = {(p, offset) for p, log in enumerate(self.broker.logs["requests"]) for offset in range(len(log))}
-        require(heard == asked, SILENCE, asked - heard)
-        journaled: dict[tuple[int, int], list[tuple[int, int]]] = {}
-        drawn: dict[tuple[Any, ...], int] = {}
-        for block in (each for each in records if isinstance(each, DecisionBlock)):
-            places = zip(block.request_partitions.tolist(), block.request_offsets.tolist(), strict=True)
-            for row, place in enumerate(places):
-                chosen = int(block.columns.chosen[row, 0])
-                journaled.setdefault(place, []).append((block.snapshot_version, chosen))
-                key = (block.decision_ids[row], block.snapshot_version, int(block.columns.reasons[row]))
-                require(drawn.setdefault(key, chosen) == chosen, OTHER_DRAW, key)
-        if self.lossless:
-            self._check_said(journaled)
-
-    def _check_said(self, journaled: dict[tuple[int, int], list[tuple[int, int]]]) -> None:
-        for decision, *place in self.net.answers:
-            if decision.reason not in ("policy", "no-snapshot", "snapshot-refused"):
-                continue
-            partition, offset = place
-            said, rows = (decision.snapshot_version, _index(decision)), journaled.get((partition, offset), [])
-            require(said in rows, OTHER_ANSWER, (decision, partition, offset))
-            if self.is_gentle and len(self.groups["decide"]) == 1:
-                require(len(rows) == 1, TWICE, (decision, partition, offset))
-
-    def _check_outcomes(self, records: list[Any]) -> None:
-        """While no acked write is lost, every sound outcome stands in the journal."""
-        if not self.lossless:
-            return
-        there = {
-            (block.source_partition, offset)
-            for block in records if isinstance(block, OutcomeBlock) for offset in block.source_offsets.tolist()
-        }  # fmt: skip
-        for partition, log in enumerate(self.broker.logs["outcomes"]):
-            for offset, (_, value) in enumerate(log):
-                require(value == b"{" or (partition, offset) in there, LOST_OUTCOME, (partition, offset))
-
-    @property
-    def lossless(self) -> bool:
-        return not self.mode.lose
-
-
-def _index(decision: Any) -> int:
-    action = decision.actions[0]
-    return ("left", "middle", "right").index(action) if not action.startswith("a") else int(action[1:])
+    def _finished(self) -> Finished:
+        is_decided_once = self.is_gentle and len(self.groups["decide"]) == 1
+        return Finished(
+            self.project.tasks, self.broker.logs, self.net.answers, self.learner, not self.mode.lose, is_decided_once
+        )
 
 
 class Impatient:

@@ -31,8 +31,10 @@ from streams.join_history import Candidate, Candidates, History
 from streams.join_index import CUT, NONE, TAIL, place
 from streams.offsets import Offsets
 from streams.snapshots import SnapshotFollower
-from tests.simulation.chain_run import LOST_OUTCOME, OTHER_DRAW, SILENCE, TWICE, ChainRun
-from tests.simulation.chain_workers import UNVERIFIED, IngestProcess, LookBack
+from tests.simulation.chain_deciders import UNVERIFIED, LookBack
+from tests.simulation.chain_judge import LOST_OUTCOME, OTHER_DRAW, SILENCE, TWICE
+from tests.simulation.chain_run import ChainRun
+from tests.simulation.chain_workers import IngestProcess
 from tests.simulation.join_run import COUNTS, ROWS, JoinRun
 from tests.simulation.join_worker import JoinWorker
 from tests.simulation.learning import ORDER

@@ -6,8 +6,9 @@ import shutil
 
 from schemas.task import TaskTable
 from streams import snapshots
+from tests.simulation.chain_deciders import Follower
+from tests.simulation.chain_learner import LearnerProcess
 from tests.simulation.chain_run import ChainRun, Impatient
-from tests.simulation.chain_workers import Follower, LearnerProcess
 from tests.simulation.seams import replaced
 from tests.simulation.virtual import Faults
 
