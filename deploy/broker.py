@@ -1,6 +1,7 @@
 """A real Apache Kafka on this machine, for development, tests and the demo.
 
-Owns start, readiness, state file and end, of all nodes or of one; `deploy.broker_layout` owns their configuration.
+Owns start, readiness, state file and end, of all nodes or of one. `deploy.broker_layout` owns their configuration,
+`deploy.broker_java` the programs.
 Every node is a KRaft broker. One or two nodes have one controller, node 1; three or more have a quorum of three
 controllers, nodes 1 to 3, and outlive the loss of any node. Nothing listens but on the loopback.
 
@@ -13,10 +14,7 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import threading
-import uuid
-from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -24,7 +22,9 @@ from pathlib import Path
 
 import psutil
 
-from deploy import broker_layout, broker_security, kafka_jars, processes
+from deploy import broker_java, broker_layout, broker_security, processes
+from deploy.broker_java import cluster_id
+from deploy.broker_java import failed as _failed
 from deploy.broker_layout import Layout
 from deploy.broker_probe import answers, brokers, num_lagging_replicas, require
 from schemas.errors import UserError
@@ -43,7 +43,6 @@ __all__ = [
     "stop_node",
 ]
 
-JVM_FLAGS = ("-Xms128m", "-Xmx1g", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true")
 READY_S = 60.0
 LAST_NODE_S = 2.0
 """Nodes that are left without a quorum may have been let go before: they end within this, or never."""
@@ -51,22 +50,6 @@ _keeping = threading.Lock()
 """Nodes may be started again from several threads; each writes the whole state file."""
 DISK_FREE_BYTES_MIN = 512 << 20
 """Kafka stops with an unreadable trace when a log directory fills; refuse to start near it."""
-
-_LOG4J = """\
-appender.file.type=RollingFile
-appender.file.name=file
-appender.file.fileName={folder}/broker.log
-appender.file.filePattern={folder}/broker.log.%i
-appender.file.layout.type=PatternLayout
-appender.file.layout.pattern=%d %p %c{{1}}: %m%n
-appender.file.policies.type=Policies
-appender.file.policies.size.type=SizeBasedTriggeringPolicy
-appender.file.policies.size.size=10MB
-appender.file.strategy.type=DefaultRolloverStrategy
-appender.file.strategy.max=2
-rootLogger.level=WARN
-rootLogger.appenderRef.file.ref=file
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +121,7 @@ def start(
         security=broker_security.create(folder / "security") if secure else None,
         overrides=overrides or {},
     )
-    (folder / "log4j2.properties").write_text(_LOG4J.format(folder=folder.resolve()))
+    broker_java.write_log_settings(folder)
     running = _start_all(layout, tied)
     _keep(running)
     return running
@@ -146,14 +129,14 @@ def start(
 
 def _start_all(layout: Layout, tied: bool) -> RunningBroker:
     """Format and launch every node and wait for them; none is left when one fails."""
-    command = _command()
+    command = broker_java.command()
     nodes: list[Node] = []
     try:
         for node_id in layout.node_ids:
             home = layout.home(node_id)
             home.mkdir(exist_ok=True)
             (home / "server.properties").write_text(layout.properties(node_id))
-            _format(command, layout, node_id)
+            broker_java.format_data(command, layout, node_id)
             nodes.append(_launch(command, layout.folder, node_id, layout.ports[node_id - 1][0], tied))
         options = layout.security.client_options() if layout.security else {}
         bootstrap = ",".join(f"127.0.0.1:{client}" for client, _, _ in layout.ports)
@@ -177,7 +160,7 @@ def start_node(folder: Path, node_id: int, *, tied: bool = False) -> RunningBrok
     if found.is_alive:
         raise UserError(f"node {node_id} of {folder} runs already", "stop it first")
     _reap(found)
-    node = _launch(_command(), folder, node_id, found.port, tied)
+    node = _launch(broker_java.command(), folder, node_id, found.port, tied)
     with _keeping:
         running = _with(folder, node)
         _keep(running)
@@ -299,54 +282,9 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def cluster_id() -> str:
-    """A random cluster id as Kafka writes it: 16 bytes in URL-safe base64, never starting with a dash.
-
-    kafka-storage takes a leading dash for an option; Kafka's own Uuid.randomUuid draws again for that reason.
-    """
-    while True:
-        drawn = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
-        if not drawn.startswith("-"):
-            return drawn
-
-
-def _command() -> list[str]:
-    """Java with the jars on its path. Raises `UserError` when one is missing."""
-    jars, java = kafka_jars.resolve(), kafka_jars.java()
-    return [str(java), *JVM_FLAGS, "-cp", ":".join(map(str, jars))]
-
-
-def _format(command: Sequence[str], layout: Layout, node_id: int) -> None:
-    """Give the node's log directory the cluster's id, once."""
-    folder, home = layout.folder, layout.home(node_id)
-    if (layout.data_folder(node_id) / "meta.properties").exists():
-        return
-    cluster = folder / "cluster.id"
-    if not cluster.exists():
-        cluster.write_text(cluster_id())
-    properties = ["-c", str(home / "server.properties")]
-    arguments = ["format", *layout.format_arguments(node_id), "-t", cluster.read_text(), *properties]
-    flags = [f"-Dlog4j2.configurationFile={folder.resolve() / 'log4j2.properties'}", "-XX:TieredStopAtLevel=1"]
-    shown = subprocess.run(
-        [*command, *flags, "kafka.tools.StorageTool", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    if shown.returncode:
-        raise _failed(shown.stdout + shown.stderr, home)
-
-
 def _launch(command: Sequence[str], folder: Path, node_id: int, port: int, tied: bool) -> Node:
-    """Start one node; its console output goes to ``console.log``."""
-    home = broker_layout.home(folder, node_id)
-    flags = [f"-Dlog4j2.configurationFile={folder.resolve() / 'log4j2.properties'}"]
-    with (home / "console.log").open("wb") as console:
-        started = processes.spawn(
-            [*command, *flags, "kafka.Kafka", home / "server.properties"], console, tied=tied, folder=home
-        )
-    return Node(node_id, port, started.pid, psutil.Process(started.pid).create_time())
+    started = broker_java.launch(command, folder, node_id, tied)
+    return Node(node_id, port, started.pid, started.create_time())
 
 
 def _wait_ready(running: RunningBroker) -> None:
@@ -364,20 +302,3 @@ def _silent(folder: Path, node_ids: Iterable[int]) -> UserError:
     consoles = [broker_layout.home(folder, node_id) / "console.log" for node_id in node_ids]
     said = [path.read_text(errors="replace") for path in (*consoles, folder / "broker.log") if path.exists()]
     return _failed("".join(said), folder)
-
-
-def _failed(said: str, where: Path) -> UserError:
-    """One sentence out of what Java printed."""
-    if "Address already in use" in said:
-        return UserError(
-            "the broker's port is in use: another program took it first", "Try again, or name another one with --port"
-        )
-    if "No space left on device" in said:
-        return UserError(f"the disk of {where} is full", "Free some space or name another folder with --folder")
-    if "Invalid cluster.id" in said or "already formatted" in said:
-        return UserError(f"the data in {where} belong to another cluster", f"Delete {where} or name another folder")
-    lines = [line for line in said.splitlines() if "ERROR" in line or "Exception" in line or "error" in line]
-    last = lines[-1].strip()[:300] if lines else "it ended without a word" if not said else said.splitlines()[-1][:300]
-    return UserError(
-        f"the broker did not start: {last}", f"Its log is {where}/broker.log, its console node-1/console.log"
-    )
