@@ -30,6 +30,8 @@ from schemas.topics import TOPICS, configs, topic
 
 REPLICAS_MAX = 3
 TIMEOUT_S = 20.0
+SPREAD_S = 5.0
+"""How long a new topic may take to be known to every broker."""
 
 _quiet = logging.getLogger("headrace.topics")
 _quiet.addHandler(logging.NullHandler())
@@ -98,12 +100,23 @@ def found(settings: CommonSettings, names: Iterable[str]) -> dict[str, Found]:
     here = [name for name in names if name in known and known[name].error is None]
     if not here:
         return {}
-    asked = client.describe_configs([ConfigResource(ResourceType.TOPIC, name) for name in here])
-    described = {resource.name: future.result(TIMEOUT_S) for resource, future in asked.items()}
-    return {
-        name: Found(len(known[name].partitions), {key: str(entry.value) for key, entry in described[name].items()})
-        for name in here
-    }
+    described: dict[str, dict[str, str]] = {}
+    # Brokers hear of a new topic one after another, and another one than it was listed by may be asked.
+    processes.wait_until(lambda: _describe(client, here, described), SPREAD_S)
+    return {name: Found(len(known[name].partitions), described[name]) for name in here if name in described}
+
+
+def _describe(client: AdminClient, names: Sequence[str], described: dict[str, dict[str, str]]) -> bool:
+    """Add the settings of those `names` that are not described yet; whether none is left."""
+    missing = [name for name in names if name not in described]
+    asked = client.describe_configs([ConfigResource(ResourceType.TOPIC, name) for name in missing])
+    for resource, future in asked.items():
+        try:
+            described[resource.name] = {key: str(entry.value) for key, entry in future.result(TIMEOUT_S).items()}
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise
+    return len(described) == len(names)
 
 
 def create(settings: CommonSettings, partitions: int = 4) -> list[str]:
