@@ -19,6 +19,7 @@ from deploy.torture.kafka_faults import Action, Direction, Fault
 from deploy.torture.kafka_frames import Api
 from deploy.torture.plan import BROKER, EVERYBODY, PROCESSES, Kind, Planned
 from deploy.torture.stage import Stage
+from schemas.errors import UserError
 
 Condition = Callable[[], bool]
 Steps = Iterator[Condition]
@@ -26,6 +27,7 @@ Steps = Iterator[Condition]
 RECOVERY_S_MAX = 120.0
 """Later than this it has not recovered; the run goes on and the verdict says so."""
 STORM_READY_S = 20.0
+BROKER_STARTS_MAX = 10
 LOST_ACKS = frozenset({Api.PRODUCE, Api.OFFSET_COMMIT})
 DELAY_MS = (20.0, 400.0)
 
@@ -159,7 +161,17 @@ def _kill_broker(stage: Stage, hit: Hit) -> Steps:
 
 
 def _start_broker(stage: Stage, target: str) -> Condition:
-    return _meanwhile(lambda: broker.start_node(stage.broker_folder, stage.node_of(target)))
+    """As whoever supervises a broker would: again, until it comes up."""
+
+    def start() -> None:
+        for _ in range(BROKER_STARTS_MAX):
+            try:
+                broker.start_node(stage.broker_folder, stage.node_of(target))
+                return
+            except UserError as error:
+                stage.history.note("broker did not start", target=target, why=error.message)
+
+    return _meanwhile(start)
 
 
 def _meanwhile(work: Callable[[], object]) -> Condition:
