@@ -166,12 +166,12 @@ def _start_broker(stage: Stage, target: str) -> Condition:
     def start() -> None:
         for _ in range(BROKER_STARTS_MAX):
             try:
-                broker.start_node(stage.broker_folder, stage.node_of(target))
+                broker.start_node(stage.broker_folder, stage.node_of(target), tied=True)
                 return
             except UserError as error:
                 stage.history.note("broker did not start", target=target, why=error.message)
 
-    return _meanwhile(start)
+    return stage.starter.submit(start).done
 
 
 def _meanwhile(work: Callable[[], object]) -> Condition:
