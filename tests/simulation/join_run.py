@@ -163,7 +163,8 @@ class JoinRun:
 
     def _settle(self) -> None:
         """No more trouble: whoever owns what must come to the end by itself, whatever went wrong before."""
-        self.setting.faults, self.setting.pause, self.setting.is_troubled = Faults(), 0.0, False
+        calm = Faults()
+        self.setting.faults, self.setting.pause, self.setting.is_troubled = calm, 0.0, False
         self._rebalance()
         for each in self.setting.logs:
             each.visible = len(each.journal)
@@ -176,7 +177,7 @@ class JoinRun:
                 if worker.held.keys() != worker.assignment:
                     worker.obey()
                 for partition in range(len(self.setting.logs)):
-                    worker.deliver(partition, Faults())
+                    worker.deliver(partition, calm)
                 for partition in list(worker.held):
                     worker.turn(partition)
                     if turn % 8 == 0:

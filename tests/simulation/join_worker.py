@@ -230,7 +230,7 @@ class JoinWorker:
     def deliver(self, partition: int, faults: Faults) -> None:
         """The oldest of its writes to a partition reaches the broker, or does not."""
         for outbox in (self.outboxes[partition], self.ticks[partition]):
-            if len(outbox):
+            if outbox.waiting:
                 outbox.deliver(faults.strike(self._rng))
 
     def die(self) -> None:

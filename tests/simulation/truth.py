@@ -49,6 +49,8 @@ class Truth:
         self.rows: dict[bytes, list[Row]] = {}
         journal = world.journals[partition]
         self._blocks = {offset: each for offset, (_, each) in enumerate(journal) if isinstance(each, DecisionBlock)}
+        self._cuts: dict[tuple[int, int], tuple[Any, ...]] = {}
+        """By first position and number of rows: several workers write the same."""
         self._find(world, partition, limits)
 
     def _find(self, world: World, partition: int, limits: tuple[int, int]) -> None:
@@ -81,14 +83,12 @@ class Truth:
         source, at = self._blocks[first >> 16], first & 0xFFFF
         if int(block.positions[-1]) != first + len(block) - 1:
             return False
-        keys = source.decision_keys[at : at + len(block)]
-        theirs = source.columns if len(source) == len(block) else source.columns.rows(at, at + len(block))
-        mine, given = _compared(block.columns), _compared(theirs)
-        return (
-            block.columns.catalogue == theirs.catalogue
-            and _same_bits(block.decision_keys, keys)
-            and all(map(_same_bits, mine, given))
-        )
+        theirs = self._cuts.get((first, len(block)))
+        if theirs is None:
+            columns = source.columns if len(source) == len(block) else source.columns.rows(at, at + len(block))
+            theirs = _bits(source.decision_keys[at : at + len(block)], columns)
+            self._cuts[first, len(block)] = theirs
+        return _bits(block.decision_keys, block.columns) == theirs
 
     def check_progress(self, said: Progress) -> None:
         """Counts, T and coverage are true of the range of the journal that it names."""
@@ -139,8 +139,9 @@ def _compared(columns: Any) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _same_bits(mine: Any, theirs: Any) -> bool:
-    return bool(mine.shape == theirs.shape and mine.dtype == theirs.dtype and mine.tobytes() == theirs.tobytes())
+def _bits(decision_keys: Any, columns: Any) -> tuple[Any, ...]:
+    arrays = (decision_keys, *_compared(columns))
+    return columns.catalogue, *[(array.shape, array.dtype, array.tobytes()) for array in arrays]
 
 
 def rows_of(block: TransitionBlock, start: int) -> list[Row]:

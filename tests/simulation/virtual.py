@@ -117,19 +117,20 @@ class Outbox:
 
     def __init__(self, log: list[Record], append_ms: Callable[[], int]) -> None:
         self._log, self._append_ms = log, append_ms
-        self._waiting: deque[tuple[bytes, Ack]] = deque()
+        self.waiting: deque[tuple[bytes, Ack]] = deque()
+        """Writes that have not met their fate, and who is told of it."""
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self.waiting)
 
     def put(self, payload: bytes) -> Ack:
         ack = Ack()
-        self._waiting.append((payload, ack))
+        self.waiting.append((payload, ack))
         return ack
 
     def deliver(self, fault: str = "") -> None:
         """The oldest write meets its fate."""
-        payload, ack = self._waiting.popleft()
+        payload, ack = self.waiting.popleft()
         offset = len(self._log)
         if fault not in ("lose", "refuse"):
             self._log.append((self._append_ms(), payload))
@@ -140,9 +141,9 @@ class Outbox:
 
     def die(self, num_sent: int) -> None:
         """The process is gone; `num_sent` writes are on the wire and arrive, nobody hears of it."""
-        for payload, _ in list(self._waiting)[:num_sent]:
+        for payload, _ in list(self.waiting)[:num_sent]:
             self._log.append((self._append_ms(), payload))
-        self._waiting.clear()
+        self.waiting.clear()
 
 
 class Pause:
