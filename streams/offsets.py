@@ -29,6 +29,8 @@ class Offsets:
         """Per owned partition: offsets from the first unfinished one on, rising."""
         self._finished: dict[int, set[int]] = {}
         """Those of them that are finished."""
+        self._first: dict[int, int] = {}
+        """First offset begun since the partition became ours."""
         self._ready: dict[int, int] = {}
         self._num_open = 0
 
@@ -50,6 +52,7 @@ class Offsets:
         """A request was read. Offsets of a partition come in rising order."""
         with self._lock:
             if partition in self._open:
+                self._first.setdefault(partition, offset)
                 self._open[partition].append(offset)
                 self._num_open += 1
 
@@ -75,6 +78,13 @@ class Offsets:
             ready, self._ready = self._ready, {}
             return ready
 
+    def give_back(self, partition: int, offset: int) -> None:
+        """A commit that was taken did not succeed: take it again, unless the partition has changed hands since."""
+        with self._lock:
+            first = self._first.get(partition)
+            if first is not None and offset > max(first, self._ready.get(partition, -1)):
+                self._ready[partition] = offset
+
     @property
     def num_open(self) -> int:
         """Requests read and not finished, of the partitions we own."""
@@ -87,4 +97,5 @@ class Offsets:
 
     def _forget(self, partition: int) -> None:
         self._num_open -= len(self._open.pop(partition, ())) - len(self._finished.pop(partition, ()))
+        self._first.pop(partition, None)
         self._ready.pop(partition, None)

@@ -28,6 +28,10 @@ POLL_S = 0.1
 CALL_S = 5.0
 REVOKE_S = 5.0
 """Answers on their way when a partition is taken away: longer would hold up the whole group."""
+QUEUED_MIN = 1_000
+"""Requests per partition fetched ahead: a few batches; a fetch takes a millisecond, they take a hundred."""
+FETCH_BYTES_MAX = 128 << 10
+"""Per partition and fetch; a larger request still comes, alone."""
 _CONNECTION_EVENTS = (KafkaError._PARTITION_EOF, KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT)
 
 
@@ -71,9 +75,14 @@ class RequestLog:
                     "session.timeout.ms": int(self._settings.session_timeout_s * 1000),
                     "heartbeat.interval.ms": int(self._settings.heartbeat_s * 1000),
                     "fetch.queue.backoff.ms": 5,  # its default of 1000 stalls a replay for a whole second
+                    # What waits, waits in the log: with librdkafka's defaults (100,000 messages, 1 MiB a fetch) the
+                    # flood after an outage is all in memory at once, and memory that was needed once stays ours.
+                    "queued.min.messages": QUEUED_MIN,
                     "queued.max.messages.kbytes": 32 << 10,
+                    "fetch.message.max.bytes": FETCH_BYTES_MAX,
                     "reconnect.backoff.max.ms": 1000,
                     "error_cb": self._broker_event,
+                    "on_commit": self._commit_ended,
                 }
             ),
             logger=logging.getLogger("headrace.kafka"),
@@ -172,11 +181,23 @@ class RequestLog:
         reach("decide.before-commit")
         try:
             if wait:
-                self._consumer.commit(offsets=offsets, asynchronous=False)
+                self._commit_ended(None, self._consumer.commit(offsets=offsets, asynchronous=False))
             else:
                 self._consumer.commit(offsets=offsets, asynchronous=True)
-        except KafkaException as error:  # they are read again after a restart and answered as logged
+        except KafkaException as error:  # what is never committed is read again after a restart, answered as logged
             log.warning("commit of %s: %s", self._topic, error.args[0].str())
+            self._commit_ended(error.args[0], offsets)
+
+    def _commit_ended(self, error: KafkaError | None, places: list[TopicPartition]) -> None:
+        """What was refused (a rebalance under way, a coordinator that moves) is committed with the next ones.
+
+        Without that the last requests before a quiet hour would count as not done: as lag, and after a restart as work.
+        """
+        refused = [place for place in places if (error or place.error) is not None and place.offset >= 0]
+        for place in refused:
+            self._offsets.give_back(place.partition, place.offset)
+        if refused:
+            log.info("commit of %s refused: %s; tried again", self._topic, (error or refused[0].error).str())
 
     def _assigned(self, consumer: Consumer, given: list[TopicPartition]) -> None:
         """Look up what was answered before, then start."""

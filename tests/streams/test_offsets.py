@@ -53,3 +53,25 @@ def test_a_partition_that_is_not_ours_is_ignored() -> None:
     assert book.take() == {0: 6}
     assert book.num_open == 0
     assert book.is_idle([0, 1])
+
+
+def test_a_commit_that_failed_is_taken_again_and_never_one_from_before_the_partition_changed_hands() -> None:
+    book = Offsets()
+    book.own([0])
+    for offset in (5, 6, 7):
+        book.begin(0, offset)
+    book.end(0, 5)
+    assert book.take() == {0: 6}
+    book.give_back(0, 6)
+    assert book.take() == {0: 6}
+    book.end(0, 6)
+    book.give_back(0, 6)  # the failure is heard of after more has been finished
+    assert book.take() == {0: 7}
+    book.disown([0])
+    book.give_back(0, 7)
+    assert book.take() == {}
+    book.own([0])
+    book.give_back(0, 7)  # nothing is known of where its new life begins
+    book.begin(0, 9)
+    book.give_back(0, 7)
+    assert book.take() == {}

@@ -1,0 +1,68 @@
+"""The requests topic as decide reads it: what is finished is committed, whatever becomes of the first try."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+from schemas.settings import load_settings
+from streams import request_log
+from streams.decider_settings import DeciderSettings
+from streams.offsets import Offsets
+from streams.request_log import RequestLog
+
+BUSY = KafkaError(KafkaError.REBALANCE_IN_PROGRESS)
+
+
+class Consumer:
+    """A client that commits, fails at once, or says later that it failed."""
+
+    def __init__(self, config: dict[str, Any], **_: Any) -> None:
+        self._on_commit: Callable[..., None] = config["on_commit"]
+        self.outcome = "done"
+        self.committed: list[tuple[int, int]] = []
+
+    def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> list[TopicPartition]:
+        if self.outcome == "raised":
+            raise KafkaException(BUSY)
+        if self.outcome == "refused":
+            self._on_commit(BUSY, offsets)
+        elif self.outcome == "refused by partition":
+            self._on_commit(
+                None, [SimpleNamespace(partition=p.partition, offset=p.offset, error=BUSY) for p in offsets]
+            )
+        else:
+            self.committed += [(place.partition, place.offset) for place in offsets]
+        return offsets
+
+    def close(self) -> None:
+        """Leave."""
+
+
+@pytest.mark.parametrize("outcome", ["raised", "refused", "refused by partition"])
+def test_a_commit_that_fails_is_made_again_without_another_request(
+    outcome: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Found by torture: the last commit before the traffic ended met a rebalance, and 198 requests counted as lag."""
+    monkeypatch.setattr(request_log, "Consumer", Consumer)
+    offsets, unused = Offsets(), SimpleNamespace()
+    settings = load_settings(DeciderSettings, state_dir=tmp_path, decide_commit_s=1e-9)
+    reader: Any = RequestLog(settings, offsets, unused, lambda _: 0, unused, unused)  # type: ignore[arg-type]
+    offsets.own([0, 3])
+    for partition in (0, 3):
+        for offset in (10, 11):
+            offsets.begin(partition, offset)
+            offsets.end(partition, offset)
+    reader._consumer.outcome = outcome
+    reader.commit_now_and_then()
+    assert reader._consumer.committed == []
+    reader._consumer.outcome = "done"
+    reader.commit_now_and_then()
+    assert sorted(reader._consumer.committed) == [(0, 12), (3, 12)]
+    reader.commit_now_and_then()
+    assert len(reader._consumer.committed) == 2
