@@ -197,7 +197,7 @@ class RequestLog:
         for place in refused:
             self._offsets.give_back(place.partition, place.offset)
         if refused:
-            log.info("commit of %s refused: %s; tried again", self._topic, (error or refused[0].error).str())
+            log.info("commit of %s refused: %s; tried again", self._topic, error or refused[0].error)
 
     def _assigned(self, consumer: Consumer, given: list[TopicPartition]) -> None:
         """Look up what was answered before, then start."""
