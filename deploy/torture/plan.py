@@ -78,7 +78,7 @@ _LASTS_S: Final[Mapping[Kind, tuple[float, float]]] = {
     Kind.STORM: (4.0, 8.0),
 }
 _BROKER_DOWN_S: Final = (0.0, 5.0)
-_AIM_S: Final = 12.0
+_AIM_S: Final = 8.0
 """A point that is not reached within so long is left armed; other faults may come meanwhile."""
 _COUNT_MAX: Final = 8
 _PARTS: Final = {
@@ -139,7 +139,8 @@ def _fault(draw: Random, number: int, at_s: float, kind: Kind, brokers: Sequence
     lasts_s = draw.uniform(*_LASTS_S.get(kind, (0.0, 0.0)))
     seed = draw.randrange(1 << 31)
     if kind is Kind.KILL:
-        target = _component(draw, ("join", "decide", LEARNER, BROKER), brokers)
+        # Without its broker everybody waits and nothing else can be shown: it dies less often than they do.
+        target = _component(draw, ("join", "join", "decide", "decide", LEARNER, LEARNER, BROKER), brokers)
         return Planned(number, at_s, kind, target, draw.uniform(*_BROKER_DOWN_S) if target in brokers else 0.0)
     if kind is Kind.AIMED_KILL:
         target = _component(draw, ("join", "decide", LEARNER), brokers)
