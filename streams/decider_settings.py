@@ -18,7 +18,7 @@ class DeciderSettings(WorkerSettings):
         5_000, ge=1, description="Decide: with more requests waiting, answers are baselines with the reason overload."
     )
     decide_in_flight_max: int = Field(
-        20_000, ge=1, description="Decide: requests read and not yet answered; beyond it no more are read."
+        2_000, ge=1, description="Decide: requests read and not yet answered; beyond it no more are read."
     )
     decide_commit_s: float = Field(
         0.2, gt=0, description="Decide: time between commits; requests since the last one are looked up after a crash."
