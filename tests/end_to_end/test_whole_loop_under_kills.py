@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from deploy import broker, demo_report, processes, stack
+from deploy import demo_report, processes, stack
 from deploy.audit import audit
 from deploy.watch import Figures, Watch
-from schemas.task import load
 from schemas.topics import topic
+from tests.end_to_end.loop import EXAMPLE, Loop
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "support"
 MESSAGES = 2_000
 RATE_PER_S = 40
 KILLS = ("join", "decide", "learn", "broker")
@@ -30,66 +27,16 @@ READY_S = 180.0
 DRAIN_S = 90.0
 
 
-class Loop:
-    """The processes of one namespace, each of which may be killed and comes back as Kubernetes would bring it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.project = load(EXAMPLE / "headrace.toml")
-        self.ready = stack.prepare(self.project, folder, None, port=0)
-        self.children: dict[str, subprocess.Popen[bytes]] = {}
-        for name in stack.PROCESSES:
-            self.start(name)
-
-    def start(self, name: str) -> None:
-        arguments = {"join": ["worker", "ingest", "join"], "decide": ["worker", "decide"], "learn": ["learn"]}[name]
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self.children[name] = processes.spawn(
-                [sys.executable, "-m", "deploy", *arguments], log, environment=self.ready.environment(name)
-            )
-
-    def kill(self, name: str) -> None:
-        if name == "broker":
-            self._kill_broker()
-            return
-        self.children[name].kill()
-        assert self.children[name].wait(10) == -signal.SIGKILL
-        self.start(name)
-
-    def _kill_broker(self) -> None:
-        folder = self.folder / "broker"
-        running = broker.status(folder)
-        assert running is not None
-        for node in running.nodes:
-            processes.end(node.pid, 0)  # no time to end by itself: SIGKILL
-        time.sleep(OUTAGE_S)
-        assert all(child.poll() is None for child in self.children.values()), self.said()
-        broker.start(folder, int(running.bootstrap.rsplit(":", 1)[1]), tied=True)
-
-    def is_ready(self, name: str) -> bool:
-        try:
-            with urllib.request.urlopen(
-                f"http://127.0.0.1:{self.ready.metrics_ports[name]}/ready", timeout=1
-            ) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
-
-    def end(self) -> dict[str, int]:
-        """SIGTERM to all; their exit codes."""
-        for child in self.children.values():
-            child.terminate()
-        codes = {}
-        for name, child in self.children.items():
-            try:
-                codes[name] = child.wait(12)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                codes[name] = child.wait(5)
-        return codes
-
-    def said(self) -> str:
-        return "\n".join(f"--- {name}\n{(self.folder / f'{name}.log').read_text()[-3000:]}" for name in self.children)
+def _kill(loop: Loop, name: str) -> None:
+    """One of them; all others wait for the broker and live on."""
+    if name != "broker":
+        loop.kill(name)
+        loop.start(name)
+        return
+    bootstrap = loop.kill_broker()
+    time.sleep(OUTAGE_S)
+    assert all(child.poll() is None for child in loop.children.values()), loop.said()
+    loop.start_broker(bootstrap)
 
 
 @pytest.fixture
@@ -138,7 +85,7 @@ def test_each_process_killed_once_in_mid_run_leaves_a_clean_audit(loop: Loop) ->
     try:
         for name in KILLS:
             time.sleep(BETWEEN_KILLS_S)
-            loop.kill(name)
+            _kill(loop, name)
             back = processes.wait_until(lambda: all(map(loop.is_ready, stack.PROCESSES)), READY_S)
             assert back, f"not ready {READY_S:.0f} s after the kill of {name}\n{loop.said()}"
         assert processes.wait_until(lambda: shop.poll() is not None, 240), loop.said()

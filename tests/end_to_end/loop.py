@@ -1,0 +1,69 @@
+"""The processes of one namespace as their users start them, to be killed and brought back."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from deploy import broker, processes, stack
+from deploy.probes import is_ready
+from schemas.task import load
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "support"
+
+
+class Loop:
+    """Broker, workers and learner of the example project. Whoever is killed comes back when it is started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.project = load(EXAMPLE / "headrace.toml")
+        self.ready = stack.prepare(self.project, folder, None, port=0)
+        self.children: dict[str, subprocess.Popen[bytes]] = {}
+        for name in stack.PROCESSES:
+            self.start(name)
+
+    def start(self, name: str) -> None:
+        arguments = {"join": ["worker", "ingest", "join"], "decide": ["worker", "decide"], "learn": ["learn"]}[name]
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.children[name] = processes.spawn(
+                [sys.executable, "-m", "deploy", *arguments], log, environment=self.ready.environment(name)
+            )
+
+    def kill(self, name: str) -> None:
+        """SIGKILL."""
+        self.children[name].kill()
+        assert self.children[name].wait(10) == -signal.SIGKILL
+
+    def kill_broker(self) -> str:
+        """SIGKILL to every node; the address at which it must come back."""
+        running = broker.status(self.folder / "broker")
+        assert running is not None
+        for node in running.nodes:
+            processes.end(node.pid, 0)  # no time to end by itself
+        return running.bootstrap
+
+    def start_broker(self, bootstrap: str) -> None:
+        """On the same log, at the same address."""
+        broker.start(self.folder / "broker", int(bootstrap.rsplit(":", 1)[1]), tied=True)
+
+    def is_ready(self, name: str) -> bool:
+        return is_ready(self.ready.metrics_ports[name])
+
+    def end(self) -> dict[str, int]:
+        """SIGTERM to all that run; their exit codes."""
+        for child in self.children.values():
+            child.terminate()
+        codes = {}
+        for name, child in self.children.items():
+            try:
+                codes[name] = child.wait(12)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                codes[name] = child.wait(5)
+        return codes
+
+    def said(self) -> str:
+        return "\n".join(f"--- {name}\n{(self.folder / f'{name}.log').read_text()[-3000:]}" for name in self.children)
