@@ -85,16 +85,28 @@ class _Worker(faust.Worker):
         super()._on_sigterm()
 
     def _end_by_force_later(self) -> None:
-        timer = threading.Timer(self.stop_s_max, _end_by_force, (self.stop_s_max,))
+        timer = threading.Timer(self.stop_s_max, _end_by_force, (self.stop_s_max, self.loop))
         timer.daemon = True
         timer.start()
 
 
-def _end_by_force(waited_s: float) -> None:
+def _end_by_force(waited_s: float, loop: asyncio.AbstractEventLoop) -> None:
     log.error(
-        "stopping took longer than %g s (is the broker gone?): ending now; nothing that was acked is lost", waited_s
+        "stopping took longer than %g s (is the broker gone?): ending now; nothing that was acked is lost; it ran: %s",
+        waited_s,
+        ", ".join(sorted({_place(task) for task in asyncio.all_tasks(loop)})),
     )
     os._exit(1)
+
+
+def _place(task: asyncio.Task[Any]) -> str:
+    """Where a task waits: the names of its awaiting functions, outermost first."""
+    names: list[str] = []
+    coroutine: Any = task.get_coro()
+    while coroutine is not None:
+        names.append(getattr(coroutine, "__qualname__", type(coroutine).__name__))
+        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
+    return " > ".join(names)
 
 
 def execute(apps: Sequence[ColumnarApp], loop: asyncio.AbstractEventLoop, stop_s_max: float) -> int:
