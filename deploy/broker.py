@@ -159,6 +159,7 @@ def start_node(folder: Path, node_id: int, *, tied: bool = False) -> RunningBrok
     found = _node_of(folder, node_id)
     if found.is_alive:
         raise UserError(f"node {node_id} of {folder} runs already", "stop it first")
+    processes.reap(found.pid)
     _reap(found)
     node = _launch(broker_java.command(), folder, node_id, found.port, tied)
     with _keeping:

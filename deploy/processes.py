@@ -85,6 +85,13 @@ def end(pid: int, timeout_s: float = 15.0) -> bool:
     return True
 
 
+def reap(pid: int) -> None:
+    """Let go of a child of ours that has ended by itself; whatever else has this pid is left alone."""
+    child = _started.get(pid)
+    if child is not None and child.poll() is not None:
+        del _started[pid]
+
+
 def is_alive(pid: int, started_s: float) -> bool:
     """Whether `pid` is still the process that was created at `started_s` (a pid may be given out again)."""
     try:

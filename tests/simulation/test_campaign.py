@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -34,8 +35,12 @@ def test_a_seed_that_is_over_leaves_no_worker_behind() -> None:
 
 def processes_of(pid: int) -> set[psutil.Process]:
     """Those that run seeds."""
-    children = psutil.Process(pid).children()
-    return {each for each in children if any("spawn_main" in word for word in each.cmdline())}
+    found = set()
+    for each in psutil.Process(pid).children():
+        with suppress(psutil.NoSuchProcess):  # one that has just ended, of another test's perhaps, has no command line
+            if any("spawn_main" in word for word in each.cmdline()):
+                found.add(each)
+    return found
 
 
 @pytest.fixture
