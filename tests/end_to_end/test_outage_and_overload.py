@@ -110,6 +110,8 @@ def test_without_broker_and_learner_and_under_ten_times_the_load_every_request_i
     load.start()
     try:
         _run_phase(load, "warm", RATE_PER_S, WARM_S)
+        # A fresh checkout compiles the learner's kernels first, beside everything else.
+        assert processes.wait_until(lambda: figures.serving_version > 0, READY_S), loop.said()
         steady = _rss(loop)
         before = _burst(loop, load, "warm burst")
         version = figures.serving_version
