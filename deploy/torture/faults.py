@@ -17,7 +17,7 @@ from deploy import broker
 from deploy.torture.history import Hit
 from deploy.torture.kafka_faults import Action, Direction, Fault
 from deploy.torture.kafka_frames import Api
-from deploy.torture.plan import BROKER, EVERYBODY, PROCESSES, Kind, Planned
+from deploy.torture.plan import BROKER, EVERYBODY, JOINERS, PROCESSES, Kind, Planned
 from deploy.torture.stage import Stage
 from schemas.errors import UserError
 
@@ -257,7 +257,7 @@ def _storm(stage: Stage, hit: Hit) -> Steps:
         joiner.kill()
         joiner.end(1.0)
     _healed(stage, hit)
-    yield stage.is_well
+    yield lambda: all(stage.members[name].is_ready for name in JOINERS)
 
 
 _SCRIPTS: dict[Kind, Callable[[Stage, Hit], Steps]] = {

@@ -19,7 +19,8 @@ from schemas.errors import UserError
 from schemas.settings import CommonSettings
 from schemas.task import Project
 
-CHECKPOINT_DISK_MIB = 384
+CHECKPOINT_DISK_MIB = 768
+"""Two tasks at full size are 75 MiB a checkpoint: three are kept, one is being written, one is the day's anchor."""
 BROKER_DISK_MIB = 1_000
 CHECKPOINT_S = 3.0
 BROKER_SETTINGS = {"broker.session.timeout.ms": "2000", "broker.heartbeat.interval.ms": "500"}
@@ -78,10 +79,6 @@ class Stage:
     def broker_is_well(self) -> bool:
         """All brokers answer."""
         return broker.answers(self.settings.bootstrap) == self.num_brokers
-
-    def is_well(self) -> bool:
-        """Brokers and processes serve."""
-        return all(member.is_ready for member in self.members.values()) and self.broker_is_well()
 
     def node_of(self, target: str) -> int:
         """Broker number of ``broker-<n>``."""
