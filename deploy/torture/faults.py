@@ -186,7 +186,8 @@ def _aimed_kill(stage: Stage, hit: Hit) -> Steps:
     member.is_owned = True
     member.send(signal.SIGTERM)
     yield _any(lambda: member.code is not None, _after(12.0))
-    member.kill()
+    if member.kill():
+        stage.history.note("did not end within 12 s of SIGTERM", name=member.name)
     member.start(hit)
     yield _any(lambda: member.code is not None, _after(hit.planned.lasts_s))
     hit.num_kills += member.code == -signal.SIGKILL

@@ -17,6 +17,7 @@ from deploy.torture.history import End, History, Hit
 from schemas import fault_points
 
 LOOK_EVERY_S = 0.25
+START_S_MAX = 60.0
 WORDS_BYTES = 4_000
 ENDED_IN_ORDER = 0
 USER_ERROR = 1
@@ -82,15 +83,21 @@ class Member:
         code = self.code
         if code is None or self.is_owned or self._process is None:
             return
-        if code == -signal.SIGKILL and self._armed is not None:  # later than its fault had waited for
-            self._armed.num_kills += 1
-            self._history.note("reached its point", name=self.name, number=self._armed.planned.number)
+        if self._has_reached_its_point():  # later than its fault had waited for
             self.start()
             return
         end = End(self._history.now_s, self.name, code, self.last_words())
         self._history.ends.append(end)
         self._history.note("ended by itself", name=self.name, code=code, words=end.last_words)
         self.start()
+
+    def _has_reached_its_point(self) -> bool:
+        """Whether it ended at the point that it carried; counted where it does."""
+        if self.code != -signal.SIGKILL or self._armed is None:
+            return False
+        self._armed.num_kills += 1
+        self._history.note("reached its point", name=self.name, number=self._armed.planned.number)
+        return True
 
     def last_words(self) -> str:
         """The last line of its log."""
@@ -100,17 +107,33 @@ class Member:
         return lines[-1][:500] if lines else ""
 
     def end(self, timeout_s: float) -> int:
-        """SIGCONT, SIGTERM, wait; its exit code, -9 when it had to be killed."""
+        """SIGCONT, SIGTERM, wait; its exit code, -9 when it had to be killed.
+
+        One that reaches its point only now (the last checkpoint is one more) is brought back and ended once more.
+        """
         self._closing.set()
         if self._process is None:
             return ENDED_IN_ORDER
+        code = self._end(timeout_s)
+        if code is not None and self._has_reached_its_point():
+            self.start()
+            processes.wait_until(lambda: probes.is_ready(self.port) or self.code is not None, START_S_MAX)
+            code = self._end(timeout_s)
+        if code is None:
+            self._armed = None
+            self._process.kill()
+            code = self._process.wait(5)
+        return code
+
+    def _end(self, timeout_s: float) -> int | None:
+        """The exit code after SIGTERM, None when it still runs."""
+        assert self._process is not None
         self.send(signal.SIGCONT)
         self.send(signal.SIGTERM)
         try:
             return self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            return self._process.wait(5)
+            return None
 
     def _probe(self) -> None:
         """Ask for readiness while it runs, in a thread of its own: a paused process takes a second to not answer."""
