@@ -5,7 +5,7 @@ polls one request, drains what else is there, decides all of it together, and ha
 never waits for an ack. Request offsets are committed once their answers are delivered, as a contiguous run; what a
 crash leaves uncommitted is read again and answered as the journal has it (`streams.redelivery`).
 
-Exit codes: 0 after SIGTERM or SIGINT, 1 when something can never be written (start again).
+Exit codes: 0 after SIGTERM or SIGINT, 1 when something can never be written or read (start again).
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class Decider:
         gc.set_threshold(YOUNG_OBJECTS_MAX)
         self._requests.subscribe()
         try:
-            while not self._stopping.is_set() and self._replies.failure is None:
+            while not (self._stopping.is_set() or self._replies.failure or self._requests.failure):
                 messages = self._requests.read()
                 if messages:
                     self._serve(messages)
@@ -311,4 +311,6 @@ class Decider:
         self._report_counts()
         self._requests.close(max(0.2, end_s - time.monotonic() - 0.5))
         self._replies.close(0.2)
-        return 0 if self._replies.failure is None else 1
+        if self._requests.failure:
+            log.error("ending with code 1: %s", self._requests.failure)
+        return 1 if self._replies.failure or self._requests.failure else 0

@@ -46,8 +46,10 @@ def make_app(role: str, topics: Iterable[str], settings: WorkerSettings) -> Colu
         consumer_max_fetch_size=settings.fetch_bytes_max,
         consumer_metadata_max_age_ms=30_000,
         broker_client_id=settings.client_id,
+        consumer_group_instance_id=settings.instance_id or None,
         broker_check_crcs=True,
         broker_session_timeout=settings.session_timeout_s,
+        broker_request_timeout=max(90.0, settings.session_timeout_s),  # Faust's own, and it wants no longer a session
         broker_heartbeat_interval=settings.heartbeat_s,
         broker_rebalance_timeout=60.0,
         broker_commit_interval=settings.commit_interval_s,

@@ -61,6 +61,8 @@ class RequestLog:
         self._stopping = threading.Event()
         self._is_paused = False
         self._is_cut_off = False
+        self.failure = ""
+        """Why this client will never read again; "" while it may."""
         self._committed_s = time.monotonic()
         self._consumer = self._make_consumer()
 
@@ -72,6 +74,7 @@ class RequestLog:
                     "enable.auto.commit": False,
                     "auto.offset.reset": "earliest",  # a request sent before we started is still waited for
                     "partition.assignment.strategy": "cooperative-sticky",
+                    **({"group.instance.id": self._settings.instance_id} if self._settings.instance_id else {}),
                     "session.timeout.ms": int(self._settings.session_timeout_s * 1000),
                     "heartbeat.interval.ms": int(self._settings.heartbeat_s * 1000),
                     "fetch.queue.backoff.ms": 5,  # its default of 1000 stalls a replay for a whole second
@@ -153,9 +156,20 @@ class RequestLog:
 
     def _is_request(self, message: AnyMessage) -> bool:
         code = code_of(message)
-        if code is not None and code not in _CONNECTION_EVENTS:
+        if code == KafkaError._FATAL:
+            self._fail(str(message.error()))
+        elif code is not None and code not in _CONNECTION_EVENTS:
             log.warning("%s: %s", self._topic, message.error())
         return code is None
+
+    def _fail(self, why: str) -> None:
+        """Nothing comes any more, of whatever is sent: the process must end rather than look alive."""
+        self.failure = f"the Kafka client failed for good: {why}"
+        if "group.instance.id" in why:
+            self.failure = (
+                f"another worker has the name HEADRACE_INSTANCE_ID={self._settings.instance_id} and has taken our "
+                "partitions: give each worker its own"
+            )
 
     def _broker_event(self, error: KafkaError) -> None:
         """Say once that the broker is gone; the client itself tries again for ever."""

@@ -32,7 +32,15 @@ class WorkerSettings(CommonSettings):
     compression: str = Field(
         "lz4", description="Compression of journal and transitions: none, lz4, zstd, gzip, snappy."
     )
-    session_timeout_s: float = Field(10.0, ge=6, description="A silent worker's partitions move after this; plus 1 s.")
+    instance_id: str = Field(
+        "",
+        description="Name of this worker that outlives it (Kafka's group.instance.id, KIP-345): killed and started "
+        "again, it has its partitions back at once, not after the session timeout; stopped for good, they move only "
+        "after that. No two workers may share one; a StatefulSet's pod name is one.",
+    )
+    session_timeout_s: float = Field(
+        10.0, ge=6, le=300, description="A silent worker's partitions move after this; plus 1 s."
+    )
     heartbeat_s: float = Field(2.0, gt=0, description="Time between heartbeats to the group; a fifth of the session.")
     commit_interval_s: float = Field(1.0, gt=0, description="Time between commits of the group's offsets.")
     fetch_bytes_max: int = Field(4 << 20, ge=1 << 16, description="Bytes fetched per partition at once.")

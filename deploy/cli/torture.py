@@ -26,6 +26,12 @@ def torture(
         1.0,
         5.0,
     ),
+    kills: Annotated[
+        int,
+        typer.Option(
+            help="Kills alone, till each of join, decide, learner and broker died so often. 0: all kinds.", min=0
+        ),
+    ] = 0,
     out: Annotated[Path, typer.Option(help="Folder of torture-history.jsonl and torture-report.json.")] = Path(),
     folder: Annotated[
         Path | None, typer.Option(help="Keep state and logs here; else a temporary folder.", show_default=False)
@@ -43,6 +49,8 @@ def torture(
         headrace torture --minutes 2 --decisions 20000
 
         headrace torture --brokers 3 --seed 7 --out report
+
+        headrace torture --kills 200 --minutes 60 --every 0.5 1 --decisions 100000
     """
     from deploy.torture import run, verdict
 
@@ -50,7 +58,7 @@ def torture(
         raise UserError(f"--brokers {brokers}", "1 or 3: replication by two proves nothing more")
     if not 0 < every[0] <= every[1]:
         raise UserError(f"--every {every[0]} {every[1]}", "the shortest time first, both above 0")
-    wanted = run.Torture(minutes, seed, decisions, brokers, every, out, folder)
+    wanted = run.Torture(minutes, seed, decisions, brokers, every, out, kills, folder)
     reported = run.run(wanted, lambda line: print(f"headrace torture | {line}", file=sys.stderr, flush=True))
     Console().print(verdict.tables(reported))
     raise typer.Exit(0 if reported["verdict"] == "held" else 1)

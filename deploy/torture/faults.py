@@ -45,8 +45,10 @@ class _Running:
 class Torturer:
     """Starts faults when they are due and drives them to their end."""
 
-    def __init__(self, stage: Stage, planned: Iterable[Planned]) -> None:
+    def __init__(self, stage: Stage, planned: Iterable[Planned], kills: int = 0) -> None:
+        """A component that was killed `kills` times is left alone; 0: never."""
         self.stage, self.history = stage, stage.history
+        self._kills = kills
         self._coming = sorted(planned, key=lambda each: each.at_s, reverse=True)
         self._running: list[_Running] = []
 
@@ -83,7 +85,12 @@ class Torturer:
         member = self.stage.members.get(planned.target)
         if member is not None and planned.kind in (Kind.KILL, Kind.AIMED_KILL, Kind.ZOMBIE) and not member.is_ready:
             return "it is not up"
+        if self._kills and self._killed(planned.component) >= self._kills:
+            return "it was killed often enough"
         return ""
+
+    def _killed(self, component: str) -> int:
+        return sum(hit.num_kills for hit in self.history.hits if hit.planned.component == component)
 
     def _go_on(self, running: _Running) -> None:
         hit = running.hit

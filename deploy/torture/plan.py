@@ -6,7 +6,7 @@ a machine recovers, or the same seed would be another torture.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
@@ -65,6 +65,8 @@ WEIGHTS: Final[Mapping[Kind, float]] = {
 }
 """How often each comes, relatively."""
 
+KILLS: Final = (Kind.KILL, Kind.AIMED_KILL)
+
 SESSION_S: Final = 6.0
 """Workers are declared dead after so long without a heartbeat; the least that workers accept."""
 _LASTS_S: Final[Mapping[Kind, tuple[float, float]]] = {
@@ -117,15 +119,21 @@ def points_of(component: str) -> list[str]:
 
 
 def plan(
-    seed: int, seconds: float, every_s: tuple[float, float], num_brokers: int, disks: Sequence[str] = ()
+    seed: int,
+    seconds: float,
+    every_s: tuple[float, float],
+    num_brokers: int,
+    disks: Sequence[str] = (),
+    only: Collection[Kind] = tuple(Kind),
 ) -> list[Planned]:
     """Faults for so many seconds, the next one `every_s` (shortest, longest) after the last.
 
-    `disks` are the targets whose disk can be filled: ``learn`` and brokers; without any no disk fills.
+    `disks` are the targets whose disk can be filled: ``learn`` and brokers; without any no disk fills. `only` these
+    kinds come.
     """
     draw = Random(seed)
     brokers = [f"{BROKER}-{number + 1}" for number in range(num_brokers)]
-    kinds = [kind for kind in WEIGHTS if disks or kind is not Kind.FULL_DISK]
+    kinds = [kind for kind in WEIGHTS if kind in only and (disks or kind is not Kind.FULL_DISK)]
     found: list[Planned] = []
     at_s = draw.uniform(*every_s)
     while at_s < seconds:

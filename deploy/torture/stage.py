@@ -152,6 +152,7 @@ class Stage:
         environment = {
             **self._ready.environment(name),
             "HEADRACE_CLIENT_ID": name,
+            "HEADRACE_INSTANCE_ID": name,
             "HEADRACE_STATE_DIR": str(self.folder / name),
             "HEADRACE_SESSION_TIMEOUT_S": str(SESSION_S),
             "HEADRACE_HEARTBEAT_S": "1",

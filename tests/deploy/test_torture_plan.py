@@ -11,6 +11,7 @@ from deploy.torture import corruption
 from deploy.torture.plan import (
     BROKER,
     EVERYBODY,
+    KILLS,
     LEARNER,
     PROCESSES,
     SESSION_S,
@@ -82,6 +83,13 @@ def test_every_fault_comes_in_time_at_a_target_that_exists(brokers: int) -> None
 
 def test_no_disk_is_filled_that_cannot_be() -> None:
     assert not [each for each in plan(1, 3_600, (1, 5), 1) if each.kind is Kind.FULL_DISK]
+
+
+def test_kills_alone_hit_every_component_and_every_point() -> None:
+    faults = plan(1, 3_600, (0.5, 1.0), 1, (LEARNER,), KILLS)
+    assert {fault.kind for fault in faults} == set(KILLS)
+    assert {fault.component for fault in faults} == {"join", "decide", LEARNER, BROKER}
+    assert {fault.point.partition("=")[0] for fault in faults if fault.point} == set(POINTS)
 
 
 def test_every_point_of_the_code_belongs_to_a_process() -> None:
