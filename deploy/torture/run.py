@@ -74,7 +74,8 @@ def run(torture: Torture, say: Callable[[str], None]) -> dict[str, Any]:
 def _run(torture: Torture, folder: Path, history: History, say: Callable[[str], None]) -> dict[str, Any]:
     project = load(TASKS)
     say(f"starting {torture.brokers} broker(s) and the processes")
-    with Stage.open(folder, project, torture.brokers, history) as stage:
+    minutes_of_disk = 0.0 if torture.kills else torture.minutes
+    with Stage.open(folder, project, torture.brokers, history, minutes_of_disk) as stage:
         late = wait_ready(list(stage.members.values()), READY_S)
         if late:
             raise UserError(f"{', '.join(late)} did not get ready within {READY_S:.0f} s", f"see the logs in {folder}")
@@ -92,6 +93,8 @@ def _run(torture: Torture, folder: Path, history: History, say: Callable[[str], 
         if not processes.wait_until(lambda: shop.poll() is not None, 2 * PATIENCE_S + 60, 0.2):
             shop.terminate()
             shop.wait(10)
+        if not stage.broker_is_well():
+            raise UserError("a broker ended by itself", f"see why in {folder}/broker/broker.log")
         say("waiting for every reader to reach the end of its log")
         drained = drain.drain(stage, verdict.LAG_S_MAX * 2)
         codes = stage.end_members()

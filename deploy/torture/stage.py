@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
+
 from deploy import broker, processes, stack
 from deploy.torture.history import History
 from deploy.torture.kafka_proxy import Proxy
@@ -21,7 +23,8 @@ from schemas.task import Project
 
 CHECKPOINT_DISK_MIB = 768
 """Two tasks at full size are 75 MiB a checkpoint: three are kept, one is being written, one is the day's anchor."""
-BROKER_DISK_MIB = 1_000
+BROKER_DISK_MIB, BROKER_DISK_MIB_PER_MINUTE = 500, 700
+"""A snapshot of two tasks a second is 8 MiB a second, 480 a minute; the rest is room for everything else."""
 CHECKPOINT_S = 3.0
 BROKER_SETTINGS = {"broker.session.timeout.ms": "2000", "broker.heartbeat.interval.ms": "500"}
 """A killed broker is taken back when its old session has ended: 9 s by default, of which nothing is learnt here."""
@@ -32,7 +35,9 @@ STOP_S = 14.0
 class Stage:
     """Built by `Stage.open`; `close` leaves no process, no mount, and the folder as evidence."""
 
-    def __init__(self, folder: Path, project: Project, num_brokers: int, history: History) -> None:
+    def __init__(
+        self, folder: Path, project: Project, num_brokers: int, history: History, minutes_of_disk: float
+    ) -> None:
         self.folder, self.project, self.num_brokers, self.history = folder, project, num_brokers, history
         self.broker_folder = folder / "broker"
         self.disks: dict[str, SmallDisk] = {}
@@ -42,7 +47,7 @@ class Stage:
         self.members: dict[str, Member] = {}
         self.starter = ThreadPoolExecutor(num_brokers, "broker-start")
         """Brokers die with the thread that starts them: these live as long as the stage."""
-        self._open_disks()
+        self._open_disks(minutes_of_disk)
         ports = processes.free_ports(num_brokers)
         while ports != list(range(ports[0], ports[0] + num_brokers)):  # the broker counts upwards from the first
             ports = list(range(ports[0], ports[0] + num_brokers))
@@ -53,9 +58,14 @@ class Stage:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, folder: Path, project: Project, num_brokers: int, history: History) -> Iterator[Stage]:
-        """A stage with brokers, topics and processes that have been started (not yet: that are ready)."""
-        stage = cls(folder, project, num_brokers, history)
+    def open(
+        cls, folder: Path, project: Project, num_brokers: int, history: History, minutes_of_disk: float
+    ) -> Iterator[Stage]:
+        """A stage with brokers, topics and processes that have been started (not yet: that are ready).
+
+        Its small disks have room for `minutes_of_disk` of traffic; 0: no disk is small, none can be filled.
+        """
+        stage = cls(folder, project, num_brokers, history, minutes_of_disk)
         try:
             stage._start()
             yield stage
@@ -113,11 +123,16 @@ class Stage:
         for disk in self.disks.values():
             disk.close()
 
-    def _open_disks(self) -> None:
-        for target, name, size_mib in (
-            (LEARNER, "checkpoints", CHECKPOINT_DISK_MIB),
-            (f"{BROKER}-1", "broker-log", BROKER_DISK_MIB),
-        ):
+    def _open_disks(self, minutes: float) -> None:
+        if not minutes:
+            self.no_disk = "kills alone"
+            return
+        log_mib = BROKER_DISK_MIB + int(BROKER_DISK_MIB_PER_MINUTE * minutes)
+        sizes = [(LEARNER, "checkpoints", CHECKPOINT_DISK_MIB), (f"{BROKER}-1", "broker-log", log_mib)]
+        for target, name, size_mib in sizes:
+            if size_mib << 20 > psutil.virtual_memory().available // 2:
+                self.no_disk = f"{size_mib} MiB for {name} are more than half of the free memory"
+                continue
             found = open_disk(self.folder / name, size_mib)
             if isinstance(found, str):
                 self.no_disk = found
