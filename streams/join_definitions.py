@@ -10,6 +10,8 @@ process happened to read the tasks topic decides nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -123,7 +125,7 @@ class Definitions:
             self.window_ms = max(self.window_ms, reward.window_ms)
             self.backward_ms = max(self.backward_ms, reward.backward_ms)
             self.dedupe_ms = max(self.dedupe_ms, reward.window_ms)
-        self.rules = self._compile()
+        self.rules = _compiled(tuple(self._tasks), frozenset(self._forced))
 
     def index_of(self, fingerprint: bytes) -> int:
         """Index of a definition, -1 when the table does not have it."""
@@ -153,31 +155,46 @@ class Definitions:
         self._index[task.fingerprint] = len(self._tasks)
         self._tasks.append(task)
         self.shapes.append(Shape.of(task))
-        self.catalogue_keys.append(np.array([action_key(action) for action in task.actions], np.uint64))
+        self.catalogue_keys.append(_catalogue_keys(task))
         self.slots_max = max(self.slots_max, task.num_slots)
 
-    def _compile(self) -> Rules:
-        shape = (len(self._tasks), max(1, len(self._types)))
-        windows, aggregates = np.full(shape, -1, np.int64), np.zeros(shape, np.int64)
-        weights, types = np.zeros(shape), np.full((len(self._tasks), 64), -1, np.int64)
-        counting = np.zeros((shape[1], NUM_NAMES_MAX), bool)
-        for f, task in enumerate(self._tasks):
-            for place, kind in enumerate(task.reward.types):
-                y = self._types[kind.name]
-                types[f, place] = y
-                windows[f, y] = kind.window_ms
-                aggregates[f, y] = AGGREGATES.index(kind.aggregate)
-                weights[f, y] = kind.weight
-                counting[y, self.names[task.name]] |= task.fingerprint in self._forced
-        rewards = [task.reward for task in self._tasks]
-        return Rules(
-            names=np.array([self.names[task.name] for task in self._tasks], np.int64),
-            windows_ms=np.array([reward.window_ms for reward in rewards], np.int64),
-            backward_ms=np.array([reward.backward_ms for reward in rewards], np.int64),
-            type_windows_ms=windows,
-            types=types,
-            aggregates=aggregates,
-            weights=weights,
-            bounds=np.array([(r.default, r.min, r.max) for r in rewards], np.float64).reshape(-1, 3),
-            names_counting=counting.sum(axis=1).astype(np.int64),
-        )
+
+@lru_cache(maxsize=256)
+def _catalogue_keys(task: Task) -> U64:
+    return np.array([action_key(action) for action in task.actions], np.uint64)
+
+
+@lru_cache(maxsize=256)
+def _compiled(tasks: tuple[Task, ...], forced: frozenset[bytes]) -> Rules:
+    """Columns of `tasks` with `forced` in force. Every partition asks for the same, and again when it starts anew."""
+    name_of = _numbered(task.name for task in tasks)
+    type_of = _numbered(kind.name for task in tasks for kind in task.reward.types)
+    shape = (len(tasks), max(1, len(type_of)))
+    windows, aggregates = np.full(shape, -1, np.int64), np.zeros(shape, np.int64)
+    weights, types = np.zeros(shape), np.full((len(tasks), 64), -1, np.int64)
+    counting = np.zeros((shape[1], NUM_NAMES_MAX), bool)
+    for f, task in enumerate(tasks):
+        for place, kind in enumerate(task.reward.types):
+            y = type_of[kind.name]
+            types[f, place] = y
+            windows[f, y] = kind.window_ms
+            aggregates[f, y] = AGGREGATES.index(kind.aggregate)
+            weights[f, y] = kind.weight
+            counting[y, name_of[task.name]] |= task.fingerprint in forced
+    rewards = [task.reward for task in tasks]
+    return Rules(
+        names=np.array([name_of[task.name] for task in tasks], np.int64),
+        windows_ms=np.array([reward.window_ms for reward in rewards], np.int64),
+        backward_ms=np.array([reward.backward_ms for reward in rewards], np.int64),
+        type_windows_ms=windows,
+        types=types,
+        aggregates=aggregates,
+        weights=weights,
+        bounds=np.array([(r.default, r.min, r.max) for r in rewards], np.float64).reshape(-1, 3),
+        names_counting=counting.sum(axis=1).astype(np.int64),
+    )
+
+
+def _numbered(names: Iterable[str]) -> dict[str, int]:
+    """In order of first appearance."""
+    return {name: index for index, name in enumerate(dict.fromkeys(names))}

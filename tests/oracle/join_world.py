@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ _ACTIONS = '[tasks.action]\nz = { kind = "number" }\n'
 ACTION_IDS = ("left", "middle", "right")
 
 
+@cache
 def make_task(
     name: str, window: int = 100, backward: int = 0, default: float = 0.0, catalogue: bool = False, slots: int = 1,
     types: tuple[tuple[str, str, float, int], ...] = (),
