@@ -8,6 +8,7 @@ when records come again. Nothing is lost: offsets advance only with records that
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -35,9 +36,8 @@ from schemas.topics import topic
 log = logging.getLogger(__name__)
 
 ANSWER_S_MAX = 10.0
-"""A broker that says nothing for so long counts as absent at start; later on the learner waits for ever."""
-REFUSED_S_MAX = 3.0
-"""The same for one whose host refuses the connection: it may be starting."""
+"""Of a broker that is there."""
+SAY_S = 5.0
 BATCH_MESSAGES = 64
 """Messages handed out at once, at most 512 KiB each: by so much may the limit of waiting bytes be overstepped."""
 QUEUE_KIB = 64 * 1024
@@ -65,20 +65,28 @@ def received(message: Message) -> Received:
     return Received(partition, offset, message.value() or b"", message.timestamp()[1])
 
 
-def _topics(settings: CommonSettings, admin: AdminClient, causes: list[str]) -> dict[str, Any]:
-    """Metadata of all topics; patient with a slow broker, brief with one that refuses the connection."""
-    started = time.monotonic()
-    while True:
+def _topics(settings: CommonSettings, stop: threading.Event) -> dict[str, Any] | None:
+    """Metadata of all topics, once a broker answers; None when stopped meanwhile."""
+    causes: list[str] = []
+    admin = AdminClient(settings.librdkafka(**QUIET, error_cb=lambda error: causes.append(error.str())))
+    started, has_told = time.monotonic(), False
+    while not stop.is_set():
         try:
-            return admin.list_topics(timeout=1.0).topics
+            return admin.list_topics(timeout=min(1.0, settings.broker_wait_s)).topics
         except KafkaException as error:
             admin.poll(0)
-            if time.monotonic() - started < (REFUSED_S_MAX if causes else ANSWER_S_MAX):
+            waited_s = time.monotonic() - started
+            if waited_s < settings.broker_wait_s:
+                if waited_s >= SAY_S and not has_told:
+                    has_told = True
+                    log.warning("no broker answers at %s yet; waiting %g s", settings.bootstrap, settings.broker_wait_s)
                 continue
             raise UserError(
                 f"no Kafka broker answers at {settings.bootstrap} ({causes[0] if causes else error.args[0].str()})",
-                "start one with `headrace broker start`, or set HEADRACE_BOOTSTRAP to your cluster",
+                "start one with `headrace broker start`, or set HEADRACE_BOOTSTRAP to your cluster; where brokers "
+                "restart, let processes wait for them with HEADRACE_BROKER_WAIT_S=60",
             ) from error
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +98,23 @@ class TopicIdentity:
     num_partitions: int
 
 
-def require_topics(settings: CommonSettings, names: Sequence[str]) -> dict[str, TopicIdentity]:
-    """Identity of every topic of `names`. Raises UserError when no broker answers or a topic is missing."""
-    causes: list[str] = []
-    admin = AdminClient(settings.librdkafka(**QUIET, error_cb=lambda error: causes.append(error.str())))
-    found = _topics(settings, admin, causes)
+def require_topics(
+    settings: CommonSettings, names: Sequence[str], stop: threading.Event | None = None
+) -> dict[str, TopicIdentity]:
+    """Identity of every topic of `names`, {} when `stop` was set while no broker answered.
+
+    Waits for a broker up to `settings.broker_wait_s`. Raises UserError when none answers or a topic is missing.
+    """
+    found = _topics(settings, stop or threading.Event())
+    if found is None:
+        return {}
     missing = [name for name in names if name not in found or found[name].error is not None]
     if missing:
         raise UserError(
             f"missing at {settings.bootstrap}: topic {', '.join(missing)}",
             "create the topics with `headrace topics apply` (auto-creation would give them the wrong clock)",
         )
+    admin = AdminClient(settings.librdkafka(**QUIET))
     described = admin.describe_topics(TopicCollection(list(names)), request_timeout=ANSWER_S_MAX)
     return {
         name: TopicIdentity(str(future.result().topic_id), len(found[name].partitions))

@@ -83,7 +83,9 @@ class Loop:
         try:
             key = signing_key(settings)
             self._registry = open_registry(settings.schema_registry_url)
-            topics = require_topics(settings, [topic(settings.namespace, name) for name in TOPICS])
+            topics = require_topics(settings, [topic(settings.namespace, name) for name in TOPICS], self._stop)
+            if not topics:
+                return 0
             identity = topics[topic(settings.namespace, "transitions")]
             device = environment.configure(settings.threads, settings.device)  # loads torch: after what fails quickly
             if make is None:

@@ -24,6 +24,12 @@ class CommonSettings(BaseSettings):
 
     bootstrap: str = Field("127.0.0.1:9092", description="Kafka bootstrap servers, host:port, comma-separated.")
     namespace: str = Field("headrace", description="Prefix of every topic: <namespace>.requests and so on.")
+    broker_wait_s: float = Field(
+        5.0,
+        gt=0,
+        description="How long a process waits for a broker when it starts; 60 in a cluster, whose brokers restart too. "
+        "Once it runs it waits for ever.",
+    )
     client_id: str = Field(
         "headrace",
         min_length=1,

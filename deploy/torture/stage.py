@@ -171,6 +171,7 @@ class Stage:
             "HEADRACE_STATE_DIR": str(self.folder / name),
             "HEADRACE_SESSION_TIMEOUT_S": str(SESSION_S),
             "HEADRACE_HEARTBEAT_S": "1",
+            "HEADRACE_BROKER_WAIT_S": "60",
             "HEADRACE_CHECKPOINT_S": str(CHECKPOINT_S),
             "HEADRACE_CHECKPOINT_DIR": str(checkpoints),
         }

@@ -263,6 +263,13 @@ def test_no_broker_is_one_sentence_with_the_remedy(tmp_path: Path) -> None:
     assert "headrace broker start" in caught.value.remedy
 
 
+def test_a_learner_stopped_while_it_waits_for_a_broker_ends_in_order(tmp_path: Path) -> None:
+    stop = threading.Event()
+    settings = settings_of("127.0.0.1:1", "nobody", tmp_path, broker_wait_s=600)
+    threading.Timer(0.5, stop.set).start()
+    assert Loop(settings, stop).run(ActionMeans) == 0
+
+
 def test_missing_topics_are_named(broker: str, namespace: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"{namespace}.transitions"):
         Loop(settings_of(broker, namespace, tmp_path), threading.Event()).run(ActionMeans)
