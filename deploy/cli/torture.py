@@ -32,6 +32,9 @@ def torture(
             help="Kills alone, till each of join, decide, learner and broker died so often. 0: all kinds.", min=0
         ),
     ] = 0,
+    of: Annotated[
+        str, typer.Option(help="With --kills: what is killed, separated by commas.")
+    ] = "join,decide,learn,broker",
     out: Annotated[Path, typer.Option(help="Folder of torture-history.jsonl and torture-report.json.")] = Path(),
     folder: Annotated[
         Path | None, typer.Option(help="Keep state and logs here; else a temporary folder.", show_default=False)
@@ -50,15 +53,19 @@ def torture(
 
         headrace torture --brokers 3 --seed 7 --out report
 
-        headrace torture --kills 200 --minutes 60 --every 0.5 1 --decisions 100000
+        headrace torture --kills 200 --of join,decide,learn --minutes 40 --every 0.5 1 --decisions 50000
     """
     from deploy.torture import run, verdict
+    from deploy.torture.plan import COMPONENTS
 
     if brokers not in (1, 3):
         raise UserError(f"--brokers {brokers}", "1 or 3: replication by two proves nothing more")
     if not 0 < every[0] <= every[1]:
         raise UserError(f"--every {every[0]} {every[1]}", "the shortest time first, both above 0")
-    wanted = run.Torture(minutes, seed, decisions, brokers, every, out, kills, folder)
+    components = tuple(part.strip() for part in of.split(","))
+    if not set(components) <= set(COMPONENTS):
+        raise UserError(f"--of {of}", f"name some of {','.join(COMPONENTS)}")
+    wanted = run.Torture(minutes, seed, decisions, brokers, every, out, kills, components, folder)
     reported = run.run(wanted, lambda line: print(f"headrace torture | {line}", file=sys.stderr, flush=True))
     Console().print(verdict.tables(reported))
     raise typer.Exit(0 if reported["verdict"] == "held" else 1)

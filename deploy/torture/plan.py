@@ -6,7 +6,7 @@ a machine recovers, or the same seed would be another torture.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
@@ -65,7 +65,10 @@ WEIGHTS: Final[Mapping[Kind, float]] = {
 }
 """How often each comes, relatively."""
 
-KILLS: Final = (Kind.KILL, Kind.AIMED_KILL)
+COMPONENTS: Final = ("join", "decide", LEARNER, BROKER)
+"""What can be killed."""
+_AIMED_SHARE: Final = 0.3
+"""Of the kills in `plan_kills`; a broker has no points of ours."""
 
 SESSION_S: Final = 6.0
 """Workers are declared dead after so long without a heartbeat; the least that workers accept."""
@@ -124,16 +127,14 @@ def plan(
     every_s: tuple[float, float],
     num_brokers: int,
     disks: Sequence[str] = (),
-    only: Collection[Kind] = tuple(Kind),
 ) -> list[Planned]:
     """Faults for so many seconds, the next one `every_s` (shortest, longest) after the last.
 
-    `disks` are the targets whose disk can be filled: ``learn`` and brokers; without any no disk fills. `only` these
-    kinds come.
+    `disks` are the targets whose disk can be filled: ``learn`` and brokers; without any no disk fills.
     """
     draw = Random(seed)
-    brokers = [f"{BROKER}-{number + 1}" for number in range(num_brokers)]
-    kinds = [kind for kind in WEIGHTS if kind in only and (disks or kind is not Kind.FULL_DISK)]
+    brokers = _brokers(num_brokers)
+    kinds = [kind for kind in WEIGHTS if disks or kind is not Kind.FULL_DISK]
     found: list[Planned] = []
     at_s = draw.uniform(*every_s)
     while at_s < seconds:
@@ -143,17 +144,45 @@ def plan(
     return found
 
 
+def plan_kills(
+    seed: int, seconds: float, every_s: tuple[float, float], num_brokers: int, components: Sequence[str]
+) -> list[Planned]:
+    """The same with nothing but kills of `components`, each as often."""
+    draw = Random(seed)
+    brokers = _brokers(num_brokers)
+    found: list[Planned] = []
+    at_s = draw.uniform(*every_s)
+    while at_s < seconds:
+        component = draw.choice(components)
+        is_aimed = component != BROKER and draw.random() < _AIMED_SHARE
+        found.append((_aimed_kill if is_aimed else _kill)(draw, len(found) + 1, at_s, (component,), brokers))
+        at_s += draw.uniform(*every_s)
+    return found
+
+
+def _brokers(num_brokers: int) -> list[str]:
+    return [f"{BROKER}-{number + 1}" for number in range(num_brokers)]
+
+
+def _kill(draw: Random, number: int, at_s: float, components: Sequence[str], brokers: Sequence[str]) -> Planned:
+    target = _component(draw, components, brokers)
+    return Planned(number, at_s, Kind.KILL, target, draw.uniform(*_BROKER_DOWN_S) if target in brokers else 0.0)
+
+
+def _aimed_kill(draw: Random, number: int, at_s: float, components: Sequence[str], brokers: Sequence[str]) -> Planned:
+    target = _component(draw, components, brokers)
+    point = draw.choice(points_of(target.partition("-")[0]))
+    return Planned(number, at_s, Kind.AIMED_KILL, target, _AIM_S, f"{point}={draw.randint(1, _COUNT_MAX)}")
+
+
 def _fault(draw: Random, number: int, at_s: float, kind: Kind, brokers: Sequence[str], disks: Sequence[str]) -> Planned:
     lasts_s = draw.uniform(*_LASTS_S.get(kind, (0.0, 0.0)))
     seed = draw.randrange(1 << 31)
     if kind is Kind.KILL:
         # Without its broker everybody waits and nothing else can be shown: it dies less often than they do.
-        target = _component(draw, ("join", "join", "decide", "decide", LEARNER, LEARNER, BROKER), brokers)
-        return Planned(number, at_s, kind, target, draw.uniform(*_BROKER_DOWN_S) if target in brokers else 0.0)
+        return _kill(draw, number, at_s, ("join", "join", "decide", "decide", LEARNER, LEARNER, BROKER), brokers)
     if kind is Kind.AIMED_KILL:
-        target = _component(draw, ("join", "decide", LEARNER), brokers)
-        point = draw.choice(points_of(target.partition("-")[0]))
-        return Planned(number, at_s, kind, target, _AIM_S, f"{point}={draw.randint(1, _COUNT_MAX)}")
+        return _aimed_kill(draw, number, at_s, ("join", "decide", LEARNER), brokers)
     if kind is Kind.ZOMBIE:
         return Planned(number, at_s, kind, _component(draw, ("join", "decide", LEARNER, BROKER), brokers), lasts_s)
     if kind is Kind.FULL_DISK:

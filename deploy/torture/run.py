@@ -19,7 +19,7 @@ from deploy.torture import drain, judge, verdict
 from deploy.torture.faults import Torturer
 from deploy.torture.history import History
 from deploy.torture.members import wait_ready
-from deploy.torture.plan import BROKER, KILLS, Kind, plan
+from deploy.torture.plan import BROKER, plan, plan_kills
 from deploy.torture.stage import Stage
 from schemas.errors import UserError
 from schemas.task import load
@@ -49,6 +49,8 @@ class Torture:
     """Folder of history and report."""
     kills: int
     """0: every kind of fault. Else kills alone, until each component was killed so often."""
+    components: tuple[str, ...]
+    """Which are, then."""
     folder: Path | None
     """Where logs and state stay; None: a temporary folder, removed when everything held."""
 
@@ -86,8 +88,10 @@ def _run(torture: Torture, folder: Path, history: History, say: Callable[[str], 
         history.open_shop()
         seconds = 60 * torture.minutes
         disks = [name for name in stage.disks if torture.brokers == 1 or not name.startswith(BROKER)]
-        only = KILLS if torture.kills else tuple(Kind)
-        planned = plan(torture.seed, seconds, torture.every_s, torture.brokers, disks, only)
+        if torture.kills:
+            planned = plan_kills(torture.seed, seconds, torture.every_s, torture.brokers, torture.components)
+        else:
+            planned = plan(torture.seed, seconds, torture.every_s, torture.brokers, disks)
         _break(Torturer(stage, planned, torture.kills), shop, seconds, say)
         say("healed; waiting for the shop to close")
         if not processes.wait_until(lambda: shop.poll() is not None, 2 * PATIENCE_S + 60, 0.2):

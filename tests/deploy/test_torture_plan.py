@@ -10,8 +10,8 @@ import pytest
 from deploy.torture import corruption
 from deploy.torture.plan import (
     BROKER,
+    COMPONENTS,
     EVERYBODY,
-    KILLS,
     LEARNER,
     PROCESSES,
     SESSION_S,
@@ -19,6 +19,7 @@ from deploy.torture.plan import (
     WEIGHTS,
     Kind,
     plan,
+    plan_kills,
     points_of,
 )
 from schemas.codec import BadRecord, decode_outcome, decode_request, encode
@@ -86,10 +87,11 @@ def test_no_disk_is_filled_that_cannot_be() -> None:
 
 
 def test_kills_alone_hit_every_component_and_every_point() -> None:
-    faults = plan(1, 3_600, (0.5, 1.0), 1, (LEARNER,), KILLS)
-    assert {fault.kind for fault in faults} == set(KILLS)
-    assert {fault.component for fault in faults} == {"join", "decide", LEARNER, BROKER}
+    faults = plan_kills(1, 3_600, (0.5, 1.0), 1, COMPONENTS)
+    assert {fault.kind for fault in faults} == {Kind.KILL, Kind.AIMED_KILL}
+    assert {fault.component for fault in faults} == set(COMPONENTS)
     assert {fault.point.partition("=")[0] for fault in faults if fault.point} == set(POINTS)
+    assert {fault.component for fault in plan_kills(1, 60, (0.5, 1.0), 1, (BROKER,))} == {BROKER}
 
 
 def test_every_point_of_the_code_belongs_to_a_process() -> None:

@@ -21,7 +21,7 @@ SEED = 1
 
 @pytest.mark.timeout(900)
 def test_nothing_is_lost_doubled_or_learnt_otherwise_whatever_breaks(tmp_path: Path) -> None:
-    torture = run.Torture(MINUTES, SEED, DECISIONS, 1, (1.0, 5.0), tmp_path, 0, tmp_path / "folder")
+    torture = run.Torture(MINUTES, SEED, DECISIONS, 1, (1.0, 5.0), tmp_path, 0, (), tmp_path / "folder")
     reported = run.run(torture, print)
     broken = [check for check in reported["checks"] if not check["holds"] and not check["is_timing"]]
     assert broken == []
