@@ -33,6 +33,7 @@ from streams.decider_settings import DeciderSettings
 from streams.decision_blocks import blocks_of
 from streams.fallback import fallback
 from streams.health import Health
+from streams.last_resort import end_by_force_after
 from streams.messages import AnyMessage, place_of
 from streams.metrics import worker_metrics
 from streams.offsets import Offsets
@@ -135,6 +136,7 @@ class Decider:
         self._metrics = metrics
         self._health = health
         self._topic = topic(settings.namespace, "requests")
+        self._stopping = threading.Event()
         namespace = tasks.namespace
         self._draw_key = bytes.fromhex(namespace.draw_key)
         self._decide = Decide(namespace, tasks.table, lambda block: len(encode(block, registry)))
@@ -147,9 +149,8 @@ class Decider:
             lambda output: DeadLetters(settings.namespace, registry, output, metrics),
             lambda seconds: metrics.observe("headrace_decide_latency_seconds", seconds),
         )
-        redelivery = Redelivery(settings, registry, tasks.table, namespace.partitions)
+        redelivery = Redelivery(settings, registry, tasks.table, namespace.partitions, self._stopping)
         self._requests = RequestLog(settings, self._offsets, redelivery, self._replies.flush, metrics, health)
-        self._stopping = threading.Event()
         self._reported_s = time.monotonic()
         self._counts: Counter[tuple[str, str]] = Counter()
 
@@ -177,6 +178,8 @@ class Decider:
         return code
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        if not self._stopping.is_set():
+            end_by_force_after(self._settings.stop_s_max)
         self._stopping.set()
         self._requests.stop()
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import faust
 import faust.streams
 
 from schemas.errors import UserError
+from streams.last_resort import end_by_force_after
 from streams.settings import WorkerSettings
 from streams.transport import SCHEME, ColumnarApp, register
 
@@ -87,18 +86,11 @@ class _Worker(faust.Worker):
         super()._on_sigterm()
 
     def _end_by_force_later(self) -> None:
-        timer = threading.Timer(self.stop_s_max, _end_by_force, (self.stop_s_max, self.loop))
-        timer.daemon = True
-        timer.start()
+        end_by_force_after(self.stop_s_max, lambda: f"; it ran: {_running(self.loop)}")
 
 
-def _end_by_force(waited_s: float, loop: asyncio.AbstractEventLoop) -> None:
-    log.error(
-        "stopping took longer than %g s (is the broker gone?): ending now; nothing that was acked is lost; it ran: %s",
-        waited_s,
-        ", ".join(sorted({_place(task) for task in asyncio.all_tasks(loop)})),
-    )
-    os._exit(1)
+def _running(loop: asyncio.AbstractEventLoop) -> str:
+    return ", ".join(sorted({_place(task) for task in asyncio.all_tasks(loop)}))
 
 
 def _place(task: asyncio.Task[Any]) -> str:

@@ -11,7 +11,7 @@ time to its present end. Blocks the caller for about as long as it takes to read
 from __future__ import annotations
 
 import logging
-import time
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 CLOCK_SLACK_MS = 2_000
 """Brokers' clocks differ: a decision may carry an earlier append time than its request."""
 POLL_S = 0.2
-CALL_S = 5.0
+CALL_S = 2.0
+"""No longer: a signal is heard only between two calls."""
 
 Place = tuple[int, int]
 """Partition and offset of a request."""
@@ -46,11 +47,24 @@ class Logged:
     row: int
 
 
+class _Stopped(Exception):
+    """The process shall end; nobody needs the answer any more."""
+
+
 class Redelivery:
     """Looks up earlier answers for the partitions that a worker is given."""
 
-    def __init__(self, settings: CommonSettings, registry: Registry, table: TaskTable, num_partitions: int) -> None:
+    def __init__(
+        self,
+        settings: CommonSettings,
+        registry: Registry,
+        table: TaskTable,
+        num_partitions: int,
+        stopping: threading.Event,
+    ) -> None:
+        """Once `stopping` is set nothing is waited for."""
         self._settings = settings
+        self._stopping = stopping
         self._registry = registry
         self._table = table
         self._num_partitions = num_partitions
@@ -61,7 +75,8 @@ class Redelivery:
         """Rows of the journal for requests at or beyond `committed` (next offset per request partition).
 
         Waits for a broker that is gone: deciding without knowing would decide twice. Requests older than the dedupe
-        horizon are not looked for: they are answered `expired` anyway.
+        horizon are not looked for: they are answered `expired` anyway. Nothing is found once the process is told to
+        stop: it decides no more.
         """
         consumer = self._consumer()
         try:
@@ -73,6 +88,8 @@ class Redelivery:
             for message in self._read(consumer, self._journal_span(consumer, since_ms)):
                 self._collect(message, committed, found)
             return found
+        except _Stopped:
+            return {}
         finally:
             consumer.close()
 
@@ -103,7 +120,7 @@ class Redelivery:
         consumer.assign([TopicPartition(self._requests, partition, offset) for partition, offset in starts.items()])
         ended: set[int] = set()
         while len(times.keys() | ended) < len(starts):
-            message = consumer.poll(POLL_S)
+            message = self._poll(consumer)
             if message is None:
                 continue
             partition, _ = place_of(message)
@@ -113,14 +130,23 @@ class Redelivery:
                 ended.add(partition)
         return min(times.values(), default=None)
 
+    def _poll(self, consumer: Consumer) -> Message | None:
+        if self._stopping.is_set():
+            raise _Stopped
+        return consumer.poll(POLL_S)
+
+    def _wait(self, name: str, error: KafkaException) -> None:
+        log.warning("%s: %s; waiting for the broker", name, error.args[0].str())
+        if self._stopping.wait(1.0):
+            raise _Stopped
+
     def _watermarks(self, consumer: Consumer, name: str, partition: int) -> tuple[int, int]:
         while True:
             try:
                 low, high = consumer.get_watermark_offsets(TopicPartition(name, partition), timeout=CALL_S)
                 return low, high
             except KafkaException as error:
-                log.warning("%s[%d]: %s; waiting for the broker", name, partition, error.args[0].str())
-                time.sleep(1.0)
+                self._wait(f"{name}[{partition}]", error)
 
     def _journal_span(self, consumer: Consumer, since_ms: int) -> dict[int, tuple[int, int]]:
         """(first offset appended at or after `since_ms`, present end) of each journal partition that has any."""
@@ -130,8 +156,7 @@ class Redelivery:
                 starts = consumer.offsets_for_times(wanted, timeout=CALL_S)
                 break
             except KafkaException as error:
-                log.warning("%s: %s; waiting for the broker", self._journal, error.args[0].str())
-                time.sleep(1.0)
+                self._wait(self._journal, error)
         span = {}
         for place in starts:
             _, high = self._watermarks(consumer, self._journal, place.partition)
@@ -144,7 +169,7 @@ class Redelivery:
         consumer.assign([TopicPartition(self._journal, partition, start) for partition, (start, _) in span.items()])
         left = {partition: end for partition, (_, end) in span.items()}
         while left:
-            message = consumer.poll(POLL_S)
+            message = self._poll(consumer)
             if message is None or message.topic() != self._journal:
                 continue
             partition, offset = place_of(message)

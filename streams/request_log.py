@@ -25,7 +25,8 @@ from streams.redelivery import Logged, Redelivery
 log = logging.getLogger(__name__)
 
 POLL_S = 0.1
-CALL_S = 5.0
+CALL_S = 2.0
+"""No longer: a signal is heard only between two calls."""
 REVOKE_S = 5.0
 """Answers on their way when a partition is taken away: longer would hold up the whole group."""
 QUEUED_MIN = 1_000
