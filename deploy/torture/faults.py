@@ -193,7 +193,7 @@ def _aimed_kill(stage: Stage, hit: Hit) -> Steps:
     member.is_owned = True
     member.send(signal.SIGTERM)
     yield _any(lambda: member.code is not None, _after(12.0))
-    if member.kill():
+    if member.abort():
         stage.history.note("did not end within 12 s of SIGTERM", name=member.name)
     member.start(hit)
     yield _any(lambda: member.code is not None, _after(hit.planned.lasts_s))

@@ -18,6 +18,7 @@ from schemas import fault_points
 
 LOOK_EVERY_S = 0.25
 START_S_MAX = 60.0
+ABORT_S = 3.0
 WORDS_BYTES = 4_000
 ENDED_IN_ORDER = 0
 USER_ERROR = 1
@@ -40,7 +41,8 @@ class Member:
         self._armed: Hit | None = None
         """The fault whose point this process carries."""
         self._command = [sys.executable, "-m", "deploy", *arguments]
-        self._environment, self._history = dict(environment), history
+        self._environment = {**environment, "PYTHONFAULTHANDLER": "1"}
+        self._history = history
         self._process: subprocess.Popen[bytes] | None = None
         self._closing = threading.Event()
         self._prober = threading.Thread(target=self._probe, name=f"probe-{name}", daemon=True)
@@ -77,6 +79,22 @@ class Member:
             return False
         assert self._process is not None
         return self._process.wait(10) == -signal.SIGKILL
+
+    def abort(self) -> bool:
+        """End one that should have ended by itself; where each of its threads was stands in its log then.
+
+        False when it has ended already.
+        """
+        if not self.send(signal.SIGABRT):
+            return False
+        assert self._process is not None
+        self._armed = None
+        try:
+            self._process.wait(ABORT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(5)
+        return True
 
     def keep(self) -> None:
         """Bring it back when it ended by itself."""
@@ -120,9 +138,8 @@ class Member:
             processes.wait_until(lambda: probes.is_ready(self.port) or self.code is not None, START_S_MAX)
             code = self._end(timeout_s)
         if code is None:
-            self._armed = None
-            self._process.kill()
-            code = self._process.wait(5)
+            self.abort()
+            return -signal.SIGKILL
         return code
 
     def _end(self, timeout_s: float) -> int | None:

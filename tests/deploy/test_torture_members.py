@@ -64,5 +64,7 @@ def test_one_that_does_not_end_is_killed_and_that_is_no_point_reached(history: H
     hit = _hit()
     member = _started(history, DEAF, hit if is_armed else None)
     assert member.end(0.5) == -signal.SIGKILL
-    assert member.end(0.5) == -signal.SIGKILL, "asked again, nothing is counted or started"
+    assert "most recent call first" in member.log.read_text(), "where it hung"
+    member.end(0.5)
+    assert member.log.read_text().count("up") == 1, "asked again, nothing is started"
     assert hit.num_kills == 0
