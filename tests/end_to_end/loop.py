@@ -9,6 +9,7 @@ from pathlib import Path
 
 from deploy import broker, processes, stack
 from deploy.probes import is_ready
+from deploy.watch import Figures
 from schemas.task import load
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "support"
@@ -51,6 +52,13 @@ class Loop:
 
     def is_ready(self, name: str) -> bool:
         return is_ready(self.ready.metrics_ports[name])
+
+    def is_drained(self, figures: Figures) -> bool:
+        """Every decision is settled and every outcome has found its place."""
+        decisions, outcomes = figures.buckets()
+        settled = decisions["open"] == 0 and outcomes["pending"] == 0
+        is_whole = len(figures.progress) == self.project.namespace.partitions
+        return is_whole and settled and figures.num_decisions == sum(decisions.values())
 
     def end(self) -> dict[str, int]:
         """SIGTERM to all that run; their exit codes."""

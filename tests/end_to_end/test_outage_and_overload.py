@@ -12,8 +12,6 @@ import logging
 import os
 import statistics
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
@@ -39,16 +37,6 @@ ANSWERED_S = 60.0
 RSS_GROWTH_MAX = 0.10
 WORKERS = ("decide", "join")
 """`join` plays ingest too."""
-
-
-@pytest.fixture
-def loop(tmp_path: Path) -> Iterator[Loop]:
-    running = Loop(tmp_path)
-    try:
-        yield running
-    finally:
-        running.end()
-        running.ready.close()
 
 
 def _rss(loop: Loop) -> dict[str, float]:
@@ -92,12 +80,6 @@ def _break(loop: Loop, load: Load) -> None:
     assert answered, f"{load.num_unanswered} requests wait\n{loop.said()}"
 
 
-def _is_drained(figures: Figures, partitions: int) -> bool:
-    decisions, outcomes = figures.buckets()
-    settled = decisions["open"] == 0 and outcomes["pending"] == 0
-    return len(figures.progress) == partitions and settled and figures.num_decisions == sum(decisions.values())
-
-
 @pytest.mark.timeout(600)
 def test_without_broker_and_learner_and_under_ten_times_the_load_every_request_is_answered(
     loop: Loop, caplog: pytest.LogCaptureFixture
@@ -120,7 +102,7 @@ def test_without_broker_and_learner_and_under_ten_times_the_load_every_request_i
         after = _burst(loop, load, "overload")
         load.rate_per_s = 0.0
         assert processes.wait_until(lambda: load.num_unanswered == 0, ANSWERED_S), load.num_unanswered
-        drained = processes.wait_until(lambda: _is_drained(figures, loop.project.namespace.partitions), 60, 0.25)
+        drained = processes.wait_until(lambda: loop.is_drained(figures), 60, 0.25)
         assert drained, f"{figures.buckets()} {figures.num_decisions}\n{loop.said()}"
     finally:
         watch.close()

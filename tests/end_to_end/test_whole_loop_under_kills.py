@@ -6,8 +6,6 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -39,16 +37,6 @@ def _kill(loop: Loop, name: str) -> None:
     loop.start_broker(bootstrap)
 
 
-@pytest.fixture
-def loop(tmp_path: Path) -> Iterator[Loop]:
-    running = Loop(tmp_path)
-    try:
-        yield running
-    finally:
-        running.end()
-        running.ready.close()
-
-
 def _open_shop(loop: Loop) -> subprocess.Popen[bytes]:
     settings = loop.ready.settings
     command = [
@@ -70,12 +58,6 @@ def _open_shop(loop: Loop) -> subprocess.Popen[bytes]:
         return processes.spawn(command, log)
 
 
-def _is_drained(figures: Figures, partitions: int) -> bool:
-    decisions, outcomes = figures.buckets()
-    settled = decisions["open"] == 0 and outcomes["pending"] == 0
-    return len(figures.progress) == partitions and settled and figures.num_decisions == sum(decisions.values())
-
-
 @pytest.mark.timeout(600)
 def test_each_process_killed_once_in_mid_run_leaves_a_clean_audit(loop: Loop) -> None:
     assert processes.wait_until(lambda: all(map(loop.is_ready, stack.PROCESSES)), READY_S), loop.said()
@@ -90,7 +72,7 @@ def test_each_process_killed_once_in_mid_run_leaves_a_clean_audit(loop: Loop) ->
             assert back, f"not ready {READY_S:.0f} s after the kill of {name}\n{loop.said()}"
         assert processes.wait_until(lambda: shop.poll() is not None, 240), loop.said()
         assert shop.returncode == 0, (loop.folder / "shop.log").read_text()
-        drained = processes.wait_until(lambda: _is_drained(figures, loop.project.namespace.partitions), DRAIN_S, 0.25)
+        drained = processes.wait_until(lambda: loop.is_drained(figures), DRAIN_S, 0.25)
         assert drained, f"{figures.buckets()} {figures.num_decisions}\n{loop.said()}"
     finally:
         shop.kill()
