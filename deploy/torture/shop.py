@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 
 from deploy.torture import corruption
 from schemas.codec import decode_outcome, decode_request, encode
@@ -37,6 +37,7 @@ OUTCOME_DELAY_S = (0.05, 0.7)
 LATE_S = (1.5, 3.0)
 """So long after the window's end a late one comes."""
 PAUSE_S = 0.01
+OPENS_S_MAX = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,14 @@ class Shop:
 
     def _subscribe(self) -> None:
         topic = f"{self.plan.namespace}.decisions"
-        partitions = self.consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        opens_by_s = time.monotonic() + OPENS_S_MAX
+        while True:
+            try:
+                partitions = self.consumer.list_topics(topic, timeout=2).topics[topic].partitions
+                break
+            except KafkaException:  # the first fault may be the broker's
+                if time.monotonic() > opens_by_s:
+                    raise
         self.consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
 
     def _send(self, topic: str, key: bytes, value: bytes) -> None:
