@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from schemas.blocks import I32, I64, U8
+from schemas.limits import view_of
 
 NULL_LENGTH = -1
 """Length of a null value (a tombstone); an empty value has length 0."""
@@ -32,7 +33,8 @@ class RecordBatch:
     lengths: I32
     """(N,) bytes of each value, `NULL_LENGTH` for null."""
     buffer: U8
-    """Read-only bytes in which the values lie; may hold more than them (a whole fetch response)."""
+    """Bytes in which the values lie; may hold more than them (a whole fetch response). Always made by `view_of`: for a
+    writable array numba would compile everything that reads it once more, half a minute on the event loop."""
     next_offset: int
     """First offset that is not covered by this batch: what may be committed when it is done."""
 
@@ -72,7 +74,7 @@ def pack(topic: str, partition: int, records: Sequence[Any]) -> RecordBatch:
         np.fromiter((record.timestamp for record in records), np.int64, num_records),
         starts,
         lengths,
-        np.frombuffer(b"".join(value for value in values if value), np.uint8),
+        view_of(b"".join(value for value in values if value)),
         records[-1].offset + 1,
     )
 
@@ -90,7 +92,8 @@ def join(batches: Sequence[RecordBatch]) -> RecordBatch:
         buffer, starts = first.buffer, [batch.starts for batch in batches]
     else:
         spans = [batch.span for batch in batches]
-        buffer = np.concatenate([batch.buffer[low:high] for batch, (low, high) in zip(batches, spans, strict=True)])
+        parts = [batch.buffer[low:high] for batch, (low, high) in zip(batches, spans, strict=True)]
+        buffer = view_of(np.concatenate(parts))
         ends = np.cumsum([high - low for low, high in spans])
         starts = [batch.starts + (end - high) for batch, end, (_, high) in zip(batches, ends, spans, strict=True)]
     return RecordBatch(

@@ -29,6 +29,7 @@ from aiokafka.record.util import calc_crc32c
 from numba import njit
 
 from schemas.blocks import I32, I64, U8
+from schemas.limits import view_of
 from streams.transport_batch import RecordBatch, join
 
 TESTED_VERSIONS = ("0.14.",)
@@ -107,7 +108,7 @@ def batches(
     Raises `CorruptRecordException` for a wrong CRC, a broken record or a format before v2 (Kafka 0.11).
     """
     view, at = memoryview(raw), 0
-    whole: U8 = np.frombuffer(raw, np.uint8)
+    whole = view_of(raw)
     while at + _HEADER_BYTES <= len(view):
         (base, length, _, magic, crc, attributes, last_delta, first_time, max_time, _, _, _, num_records) = (
             _HEADER.unpack_from(view, at)
@@ -126,8 +127,7 @@ def batches(
         else:
             codec_id = attributes & _CODEC_BITS
             if codec_id:
-                buffer: U8 = np.frombuffer(_DECODERS[codec_id](bytes(view[at + _HEADER_BYTES : end])), np.uint8)
-                first = 0
+                buffer, first = view_of(_DECODERS[codec_id](bytes(view[at + _HEADER_BYTES : end]))), 0
             else:
                 buffer, first = whole, at + _HEADER_BYTES
             if num_records > len(buffer):  # before allocating columns for a count that cannot be true

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numba
 import pytest
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
@@ -61,6 +62,16 @@ def test_a_fetch_of_mixed_compression_is_copied_once_and_not_once_per_batch(code
     got = [joined.value(i) for i in range(len(joined))]
     assert [None if each is None else bytes(each) for each in got] == [value for each in values for value in each]
     assert len(joined.buffer) <= len(raw) + sum(len(batch.buffer) for batch in found if len(batch.buffer) < len(raw))
+
+
+@pytest.mark.parametrize("codecs", [(0,), (1,), (2,), (3,), (4,), (0, 3), (3, 3)], ids=str)
+def test_every_batch_has_the_type_that_was_compiled_at_the_start(codecs: tuple[int, ...]) -> None:
+    """A joined fetch once was writable: each process compiled all that reads it again, with its event loop standing."""
+    raw = b"".join(bytes(kafka_batch([b"abc", b"d"], codec)) for codec in codecs)
+    found = [batch for batch, _ in transport_raw.batches(bytearray(raw), "t", 0, 0, True) if batch is not None]
+    assert len(found) == len(codecs)
+    warmed_up = numba.typeof(pack("t", 0, records([b"abc", b"d"])).buffer)
+    assert {numba.typeof(batch.buffer) for batch in (*found, join(found))} == {warmed_up}
 
 
 def test_records_below_the_wanted_offset_are_left_out() -> None:
