@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -19,6 +20,10 @@ from typing import IO
 import psutil
 
 _PR_SET_PDEATHSIG = 1
+_OUTGOING_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_QUIET_PORTS_FROM = 15_000
+_draw = random.SystemRandom()
+"""Not to be seeded: processes that begin alike would look for the same ports."""
 
 _started: dict[int, subprocess.Popen[bytes]] = {}
 """Children of ours by pid, until `end` has reaped them."""
@@ -102,15 +107,35 @@ def is_alive(pid: int, started_s: float) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody listens on now; another program may still take one before we do."""
-    held = [socket.socket() for _ in range(count)]
+    """Ports of the loopback that nobody listens on now; another program may still take one before we do.
+
+    Not those that the system gives to outgoing connections: while a broker is down, one of its own clients that tries
+    to connect could be given the broker's port, and the broker would not come back.
+    """
+    held: list[socket.socket] = []
+    choices = _quiet_ports()
     try:
-        for each in held:
-            each.bind(("127.0.0.1", 0))
+        while len(held) < count:
+            each = socket.socket()
+            try:
+                each.bind(("127.0.0.1", _draw.choice(choices)))
+            except OSError:
+                each.close()
+                continue
+            held.append(each)
         return [int(each.getsockname()[1]) for each in held]
     finally:
         for each in held:
             each.close()
+
+
+def _quiet_ports() -> Sequence[int]:
+    """Ports below those of outgoing connections; (0,), any, where few are left there."""
+    try:
+        first_outgoing = int(_OUTGOING_PORTS.read_text().split()[0])
+    except (OSError, ValueError, IndexError):  # not Linux: most systems begin at 49152
+        first_outgoing = 32_768
+    return range(_QUIET_PORTS_FROM, first_outgoing) if first_outgoing > _QUIET_PORTS_FROM + 1_000 else (0,)
 
 
 def port_in_use(port: int) -> bool:

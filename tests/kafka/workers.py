@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from typing import Any
 
 from confluent_kafka import Producer
 
-from deploy import reading
+from deploy import processes, reading
 from deploy.applying import apply
 from schemas.codec import decode
 from schemas.registry import FileRegistry
@@ -78,9 +77,8 @@ def set_up(broker: str, wanted: Project) -> CommonSettings:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    (port,) = processes.free_ports(1)
+    return port
 
 
 class WorkerProcess:
