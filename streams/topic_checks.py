@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it re-exports them without saying so in its types
     AdminClient,
     ConfigResource,
@@ -15,26 +17,45 @@ from schemas.errors import UserError
 from schemas.settings import CommonSettings
 from streams.cluster import ANSWER_S_MAX, require_topics
 
+_REFUSED = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
+
 
 def require_append_time(settings: CommonSettings, names: Sequence[str]) -> None:
     """Raise UserError unless the broker stamps these topics: no client's clock may order the join."""
     require_topics(settings, names)
-    admin = AdminClient(settings.librdkafka(log_level=0))
-    asked = admin.describe_configs([ConfigResource(ResourceType.TOPIC, name) for name in names])
-    for resource, answer in asked.items():
-        try:
-            found = answer.result(ANSWER_S_MAX)["message.timestamp.type"].value
-        except KafkaException as error:
-            raise UserError(
-                f"the settings of topic {resource.name} cannot be read: {error.args[0].str()}",
-                "give this user the right to describe topic configurations",
-            ) from error
+    for name, configuration in _configurations(settings, names).items():
+        found = configuration["message.timestamp.type"].value
         if found != "LogAppendTime":
             raise UserError(
-                f"topic {resource.name} has message.timestamp.type={found}, expected LogAppendTime: "
+                f"topic {name} has message.timestamp.type={found}, expected LogAppendTime: "
                 "a client's clock would order the join",
                 "mend it with `headrace topics apply`, or delete the topic and let that command make it",
             )
+
+
+def _configurations(settings: CommonSettings, names: Sequence[str]) -> dict[str, Any]:
+    """Configuration of each topic; waits for a broker that has just gone as long as for one that is not there yet."""
+    admin = AdminClient(settings.librdkafka(log_level=0))
+    give_up_s = time.monotonic() + settings.broker_wait_s
+    while True:
+        asked = admin.describe_configs(
+            [ConfigResource(ResourceType.TOPIC, name) for name in names],
+            request_timeout=min(ANSWER_S_MAX, settings.broker_wait_s),
+        )
+        try:
+            return {resource.name: answer.result() for resource, answer in asked.items()}
+        except KafkaException as error:
+            cause = error.args[0]
+            if cause.code() in _REFUSED:
+                raise UserError(
+                    f"the settings of {', '.join(names)} cannot be read: {cause.str()}",
+                    "give this user the right to describe topic configurations",
+                ) from error
+            if time.monotonic() >= give_up_s:
+                raise UserError(
+                    f"the broker does not say how {', '.join(names)} are set: {cause.str()}",
+                    "see whether the broker is healthy: headrace broker status",
+                ) from error
 
 
 def require_same_partitions(settings: CommonSettings, names: Iterable[str], expected: int | None) -> None:
