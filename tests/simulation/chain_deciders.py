@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ class DeciderProcess(Process):
         super().__init__(net)
         self.table = TaskTable(net.project.tasks)
         self.decide = Decide(net.project.namespace, self.table, lambda block: len(encode(block, REGISTRY)))
-        self.redelivery = LookBack(net.settings, REGISTRY, self.table, len(self.outboxes))
+        self.redelivery = LookBack(net.settings, REGISTRY, self.table, len(self.outboxes), threading.Event())
         self.redelivery.broker = net.broker
         self.logged: dict[tuple[int, int], Logged] = {}
         self.folder = folder
