@@ -20,6 +20,7 @@ from schemas.telemetry import MetricsServer
 from schemas.topics import topic
 from streams import quiet
 from streams.health import Health
+from streams.last_resort import LastResort
 from streams.metrics import worker_metrics
 from streams.settings import WorkerSettings
 from streams.tasks import TaskFollower
@@ -57,6 +58,7 @@ class _Life:
         self._failure: Exception | None = None
         self._begins_anew = False
         self._ended = threading.Event()
+        self._last_resort = LastResort(settings.stop_s_max)
 
     def run(self) -> int | None:
         """Check, start, serve, stop."""
@@ -84,7 +86,7 @@ class _Life:
                 )  # fmt: skip
                 if "ingest" in self._roles:
                     threading.Thread(target=self._watch_sources, args=(tasks,), daemon=True).start()
-                code = faust_worker.execute([role.app for role in roles], loop, settings.stop_s_max)
+                code = faust_worker.execute([role.app for role in roles], loop, self._last_resort)
                 for role in roles:
                     role.close()
             finally:
@@ -100,7 +102,10 @@ class _Life:
         if code:
             log.error("ending with code %d: a Kafka client of ours failed for good, see the errors above; "
                       "whoever supervises this process starts it again", code)  # fmt: skip
-        return None if self._begins_anew and code == 0 else code
+        if not self._begins_anew or code:
+            return code
+        self._last_resort.disarm()
+        return None
 
     def _check_topics(self, tasks: TaskFollower) -> None:
         """What Faust would not notice: it waits for ever for a topic that does not exist."""

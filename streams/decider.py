@@ -33,7 +33,7 @@ from streams.decider_settings import DeciderSettings
 from streams.decision_blocks import blocks_of
 from streams.fallback import fallback
 from streams.health import Health
-from streams.last_resort import end_by_force_after
+from streams.last_resort import LastResort
 from streams.messages import AnyMessage, place_of
 from streams.metrics import worker_metrics
 from streams.offsets import Offsets
@@ -137,6 +137,7 @@ class Decider:
         self._health = health
         self._topic = topic(settings.namespace, "requests")
         self._stopping = threading.Event()
+        self._last_resort = LastResort(settings.stop_s_max)
         namespace = tasks.namespace
         self._draw_key = bytes.fromhex(namespace.draw_key)
         self._decide = Decide(namespace, tasks.table, lambda block: len(encode(block, registry)))
@@ -178,8 +179,7 @@ class Decider:
         return code
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
-        if not self._stopping.is_set():
-            end_by_force_after(self._settings.stop_s_max)
+        self._last_resort.arm()
         self._stopping.set()
         self._requests.stop()
 

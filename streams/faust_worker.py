@@ -15,7 +15,7 @@ import faust
 import faust.streams
 
 from schemas.errors import UserError
-from streams.last_resort import end_by_force_after
+from streams.last_resort import LastResort
 from streams.settings import WorkerSettings
 from streams.transport import SCHEME, ColumnarApp, register
 
@@ -74,23 +74,19 @@ def check_assignor(app: ColumnarApp) -> None:
 class _Worker(faust.Worker):
     """Leaves logging alone, and never takes longer to stop than it may."""
 
-    stop_s_max = 9.0
+    last_resort: LastResort
 
     def _on_sigterm(self) -> None:
-        self._end_by_force_later()
+        self.last_resort.arm(self._what_ran)
         super()._on_sigterm()
 
     def _on_sigint(self) -> None:
-        self._end_by_force_later()
+        self.last_resort.arm(self._what_ran)
         self._flag_as_shutdown_by_signal()
         super()._on_sigterm()
 
-    def _end_by_force_later(self) -> None:
-        end_by_force_after(self.stop_s_max, lambda: f"; it ran: {_running(self.loop)}")
-
-
-def _running(loop: asyncio.AbstractEventLoop) -> str:
-    return ", ".join(sorted({_place(task) for task in asyncio.all_tasks(loop)}))
+    def _what_ran(self) -> str:
+        return f"; it ran: {', '.join(sorted({_place(task) for task in asyncio.all_tasks(self.loop)}))}"
 
 
 def _place(task: asyncio.Task[Any]) -> str:
@@ -103,10 +99,10 @@ def _place(task: asyncio.Task[Any]) -> str:
     return " > ".join(names)
 
 
-def execute(apps: Sequence[ColumnarApp], loop: asyncio.AbstractEventLoop, stop_s_max: float) -> int:
-    """Run the apps until a signal or a crash; returns the exit code."""
+def execute(apps: Sequence[ColumnarApp], loop: asyncio.AbstractEventLoop, last_resort: LastResort) -> int:
+    """Run the apps until a signal, which arms `last_resort`, or a crash; returns the exit code."""
     worker = _Worker(apps[0], *apps[1:], loop=loop, override_logging=False, redirect_stdouts=False, quiet=True)
-    worker.stop_s_max = stop_s_max
+    worker.last_resort = last_resort
     worker.spinner = None
     for app in apps:
         app.in_worker = True

@@ -10,22 +10,35 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 
-def end_by_force_after(seconds: float, what_ran: Callable[[], str] = str) -> None:
-    """Exit with code 1 in so many seconds, unless the process has ended by then; `what_ran` says what kept it.
+class LastResort:
+    """Exits with code 1 so many seconds after `arm`, unless the process has ended by then or `disarm` came.
 
     Nothing is lost that was acked: what was not is done again from the log.
     """
-    timer = threading.Timer(seconds, _end, (seconds, what_ran))
-    timer.daemon = True
-    timer.start()
 
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._timer: threading.Timer | None = None
 
-def _end(waited_s: float, what_ran: Callable[[], str]) -> None:
-    try:
-        log.error(
-            "stopping took longer than %g s (is the broker gone?): ending now; nothing that was acked is lost%s",
-            waited_s,
-            what_ran(),
-        )
-    finally:
-        os._exit(1)
+    def arm(self, what_ran: Callable[[], str] = str) -> None:
+        """Count from now, once; `what_ran` says then what kept the process."""
+        if self._timer is None:
+            self._timer = threading.Timer(self._seconds, self._end, (what_ran,))
+            self._timer.daemon = True
+            self._timer.start()
+
+    def disarm(self) -> None:
+        """It stopped in time and goes on with something else."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _end(self, what_ran: Callable[[], str]) -> None:
+        try:
+            log.error(
+                "stopping took longer than %g s (is the broker gone?): ending now; nothing that was acked is lost%s",
+                self._seconds,
+                what_ran(),
+            )
+        finally:
+            os._exit(1)

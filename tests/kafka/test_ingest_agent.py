@@ -20,6 +20,7 @@ from schemas.topics import topic
 from tests.kafka.workers import REGISTRY, WorkerProcess, producer, project, read_all, set_up, until, worker
 
 PARTITIONS = 4
+STOP_S = 5.0
 ORDERS = """
 [[sources]]
 topic = "{topic}"
@@ -154,6 +155,20 @@ def test_a_foreign_topic_of_any_partition_count_is_mapped_also_when_it_is_applie
         (letter,) = [each[3] for each in read_all(settings, "dead-letters", 1)]
         assert (letter.topic, letter.reason) == (orders, "bad-magic")
         assert ingest.metric("headrace_ingest_passed_over_total") == 50
+
+
+def test_a_worker_that_begins_anew_with_other_sources_is_not_ended_for_having_stopped(
+    broker: str, namespace: str, tmp_path: Path
+) -> None:
+    orders = f"{namespace}-shop.orders"
+    admin = AdminClient({"bootstrap.servers": broker})
+    admin.create_topics([NewTopic(orders, 1, 1)])[orders].result(10)
+    settings = set_up(broker, project(namespace, PARTITIONS))
+    with worker("ingest", settings, tmp_path, stop_s_max=STOP_S) as ingest:
+        apply(settings, project(namespace, PARTITIONS, more=ORDERS.format(topic=orders)))
+        until(lambda: "starting again with the new ones" in ingest.said(), 60, ingest.said)
+        time.sleep(STOP_S + 2.0)
+        assert ingest.process.poll() is None, ingest.said()
 
 
 def test_a_write_that_the_broker_refuses_ends_the_process_and_nothing_is_skipped(
