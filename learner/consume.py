@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +22,9 @@ from confluent_kafka import (
     TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient
 
 from learner.merge import Position
+from schemas.broker_wait import find_topics
 from schemas.codec import BadRecord, decode
 from schemas.errors import UserError
 from schemas.records import Progress
@@ -37,7 +36,6 @@ log = logging.getLogger(__name__)
 
 ANSWER_S_MAX = 10.0
 """Of a broker that is there."""
-SAY_S = 5.0
 BATCH_MESSAGES = 64
 """Messages handed out at once, at most 512 KiB each: by so much may the limit of waiting bytes be overstepped."""
 QUEUE_KIB = 64 * 1024
@@ -65,30 +63,6 @@ def received(message: Message) -> Received:
     return Received(partition, offset, message.value() or b"", message.timestamp()[1])
 
 
-def _topics(settings: CommonSettings, stop: threading.Event) -> dict[str, Any] | None:
-    """Metadata of all topics, once a broker answers; None when stopped meanwhile."""
-    causes: list[str] = []
-    admin = AdminClient(settings.librdkafka(**QUIET, error_cb=lambda error: causes.append(error.str())))
-    started, has_told = time.monotonic(), False
-    while not stop.is_set():
-        try:
-            return admin.list_topics(timeout=min(1.0, settings.broker_wait_s)).topics
-        except KafkaException as error:
-            admin.poll(0)
-            waited_s = time.monotonic() - started
-            if waited_s < settings.broker_wait_s:
-                if waited_s >= SAY_S and not has_told:
-                    has_told = True
-                    log.warning("no broker answers at %s yet; waiting %g s", settings.bootstrap, settings.broker_wait_s)
-                continue
-            raise UserError(
-                f"no Kafka broker answers at {settings.bootstrap} ({causes[0] if causes else error.args[0].str()})",
-                "start one with `headrace broker start`, or set HEADRACE_BOOTSTRAP to your cluster; where brokers "
-                "restart, let processes wait for them with HEADRACE_BROKER_WAIT_S=60",
-            ) from error
-    return None
-
-
 @dataclass(frozen=True, slots=True)
 class TopicIdentity:
     """What pins a checkpoint to a log."""
@@ -105,16 +79,16 @@ def require_topics(
 
     Waits for a broker up to `settings.broker_wait_s`. Raises UserError when none answers or a topic is missing.
     """
-    found = _topics(settings, stop or threading.Event())
-    if found is None:
+    asked = find_topics(settings, stop)
+    if asked is None:
         return {}
+    admin, found = asked
     missing = [name for name in names if name not in found or found[name].error is not None]
     if missing:
         raise UserError(
             f"missing at {settings.bootstrap}: topic {', '.join(missing)}",
             "create the topics with `headrace topics apply` (auto-creation would give them the wrong clock)",
         )
-    admin = AdminClient(settings.librdkafka(**QUIET))
     described = admin.describe_topics(TopicCollection(list(names)), request_timeout=ANSWER_S_MAX)
     return {
         name: TopicIdentity(str(future.result().topic_id), len(found[name].partitions))

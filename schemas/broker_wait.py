@@ -1,0 +1,55 @@
+"""The broker that a process needs when it starts: asked for until one answers or patience ends. A shell.
+
+Owns the error that everybody meets first and its remedy. What the topics must be is for those who ask.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from schemas.errors import UserError
+from schemas.settings import CommonSettings
+
+TRY_S = 1.0
+"""In short turns, so that a signal is heard between two."""
+SAY_S = 5.0
+RECONNECT_MS_MAX = 1_000
+
+log = logging.getLogger(__name__)
+
+
+def find_topics(
+    settings: CommonSettings, stop: threading.Event | None = None
+) -> tuple[AdminClient, dict[str, Any]] | None:
+    """A client and the metadata of all topics by name, once a broker answers; None when `stop` was set meanwhile.
+
+    Waits up to `settings.broker_wait_s`. Raises UserError with the remedy when none answers by then.
+    """
+    quiet = logging.getLogger("headrace.broker-wait.client")
+    quiet.disabled = True  # librdkafka repeats "connection refused" at every try; the error below says it once
+    causes: list[str] = []
+    options = {"reconnect.backoff.max.ms": RECONNECT_MS_MAX, "error_cb": lambda error: causes.append(error.str())}
+    admin = AdminClient(settings.librdkafka(**options), logger=quiet)
+    began_s, has_told = time.monotonic(), False
+    while stop is None or not stop.is_set():
+        try:
+            return admin, admin.list_topics(timeout=min(TRY_S, settings.broker_wait_s)).topics
+        except KafkaException as error:
+            admin.poll(0)
+            waited_s = time.monotonic() - began_s
+            if waited_s >= settings.broker_wait_s:
+                raise UserError(
+                    f"no Kafka broker answers at {settings.bootstrap} ({causes[0] if causes else error.args[0].str()})",
+                    "start one with `headrace broker start`, or set HEADRACE_BOOTSTRAP to your cluster; where brokers "
+                    "restart, let processes wait for them with HEADRACE_BROKER_WAIT_S=60",
+                ) from error
+            if waited_s >= SAY_S and not has_told:
+                has_told = True
+                log.warning("no broker answers at %s yet; waiting %g s", settings.bootstrap, settings.broker_wait_s)
+    return None
