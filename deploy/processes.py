@@ -22,6 +22,7 @@ import psutil
 _PR_SET_PDEATHSIG = 1
 _OUTGOING_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _QUIET_PORTS_FROM = 15_000
+_PORT_TRIES = 1_000
 _draw = random.SystemRandom()
 """Not to be seeded: processes that begin alike would look for the same ports."""
 
@@ -115,18 +116,26 @@ def free_ports(count: int) -> list[int]:
     held: list[socket.socket] = []
     choices = _quiet_ports()
     try:
-        while len(held) < count:
-            each = socket.socket()
-            try:
-                each.bind(("127.0.0.1", _draw.choice(choices)))
-            except OSError:
-                each.close()
-                continue
-            held.append(each)
+        for _ in range(count):
+            held.append(_bound(choices))
         return [int(each.getsockname()[1]) for each in held]
     finally:
         for each in held:
             each.close()
+
+
+def _bound(ports: Sequence[int]) -> socket.socket:
+    """A socket at one of `ports` that is free. Raises OSError when none is found."""
+    for left in reversed(range(_PORT_TRIES)):
+        found = socket.socket()
+        try:
+            found.bind(("127.0.0.1", _draw.choice(ports)))
+            return found
+        except OSError:
+            found.close()
+            if not left:
+                raise
+    raise AssertionError("a try returns or raises")
 
 
 def _quiet_ports() -> Sequence[int]:

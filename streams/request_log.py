@@ -166,7 +166,7 @@ class RequestLog:
     def _fail(self, why: str) -> None:
         """Nothing comes any more, of whatever is sent: the process must end rather than look alive."""
         self.failure = f"the Kafka client failed for good: {why}"
-        if "group.instance.id" in why:
+        if "group.instance.id" in why:  # the client tells the cause of a fatal error in words only
             self.failure = (
                 f"another worker has the name HEADRACE_INSTANCE_ID={self._settings.instance_id} and has taken our "
                 "partitions: give each worker its own"

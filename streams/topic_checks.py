@@ -17,6 +17,7 @@ from schemas.errors import UserError
 from schemas.settings import CommonSettings
 from streams.cluster import ANSWER_S_MAX, require_topics
 
+RETRY_S = 0.1
 _REFUSED = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
 
 
@@ -56,6 +57,7 @@ def _configurations(settings: CommonSettings, names: Sequence[str]) -> dict[str,
                     f"the broker does not say how {', '.join(names)} are set: {cause.str()}",
                     "see whether the broker is healthy: headrace broker status",
                 ) from error
+            time.sleep(RETRY_S)
 
 
 def require_same_partitions(settings: CommonSettings, names: Iterable[str], expected: int | None) -> None:

@@ -6,7 +6,7 @@ a machine recovers, or the same seed would be another torture.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
@@ -122,11 +122,7 @@ def points_of(component: str) -> list[str]:
 
 
 def plan(
-    seed: int,
-    seconds: float,
-    every_s: tuple[float, float],
-    num_brokers: int,
-    disks: Sequence[str] = (),
+    seed: int, seconds: float, every_s: tuple[float, float], num_brokers: int, disks: Sequence[str] = ()
 ) -> list[Planned]:
     """Faults for so many seconds, the next one `every_s` (shortest, longest) after the last.
 
@@ -136,11 +132,9 @@ def plan(
     brokers = _brokers(num_brokers)
     kinds = [kind for kind in WEIGHTS if disks or kind is not Kind.FULL_DISK]
     found: list[Planned] = []
-    at_s = draw.uniform(*every_s)
-    while at_s < seconds:
+    for number, at_s in _times(draw, seconds, every_s):
         kind = draw.choices(kinds, [WEIGHTS[kind] for kind in kinds])[0]
-        found.append(_fault(draw, len(found) + 1, at_s, kind, brokers, disks))
-        at_s += draw.uniform(*every_s)
+        found.append(_fault(draw, number, at_s, kind, brokers, disks))
     return found
 
 
@@ -151,13 +145,19 @@ def plan_kills(
     draw = Random(seed)
     brokers = _brokers(num_brokers)
     found: list[Planned] = []
-    at_s = draw.uniform(*every_s)
-    while at_s < seconds:
+    for number, at_s in _times(draw, seconds, every_s):
         component = draw.choice(components)
         is_aimed = component != BROKER and draw.random() < _AIMED_SHARE
-        found.append((_aimed_kill if is_aimed else _kill)(draw, len(found) + 1, at_s, (component,), brokers))
-        at_s += draw.uniform(*every_s)
+        found.append((_aimed_kill if is_aimed else _kill)(draw, number, at_s, (component,), brokers))
     return found
+
+
+def _times(draw: Random, seconds: float, every_s: tuple[float, float]) -> Iterator[tuple[int, float]]:
+    """(number, time) of each fault; what one draws for itself comes before the time of the next."""
+    number, at_s = 1, draw.uniform(*every_s)
+    while at_s < seconds:
+        yield number, at_s
+        number, at_s = number + 1, at_s + draw.uniform(*every_s)
 
 
 def _brokers(num_brokers: int) -> list[str]:

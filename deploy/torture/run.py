@@ -50,7 +50,7 @@ class Torture:
     kills: int
     """0: every kind of fault. Else kills alone, until each component was killed so often."""
     components: tuple[str, ...]
-    """Which are, then."""
+    """What `kills` kills, of `plan.COMPONENTS`."""
     folder: Path | None
     """Where logs and state stay; None: a temporary folder, removed when everything held."""
 
