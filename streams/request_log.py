@@ -60,7 +60,8 @@ class RequestLog:
         self._topic = topic(settings.namespace, "requests")
         self._logged: dict[tuple[int, int], Logged] = {}
         self._stopping = threading.Event()
-        self._is_paused = False
+        self._held_back: set[int] = set()
+        """Partitions that are paused. The client keeps a pause through any change of hands: one forgotten is for ever."""
         self._is_cut_off = False
         self.failure = ""
         """Why this client will never read again; "" while it may."""
@@ -180,13 +181,17 @@ class RequestLog:
 
     def _hold_back(self) -> None:
         """Read no more while too much is on its way (the broker is gone). Polling goes on, or the group drops us."""
-        too_many = self._offsets.num_open > self._settings.decide_in_flight_max
-        if too_many and not self._is_paused:
-            self._consumer.pause(self._consumer.assignment())
-            self._is_paused = True
-        elif self._is_paused and self._offsets.num_open < self._settings.decide_in_flight_max // 2:
-            self._consumer.resume(self._consumer.assignment())
-            self._is_paused = False
+        num_open, limit = self._offsets.num_open, self._settings.decide_in_flight_max
+        if num_open > limit:
+            free = [each for each in self._consumer.assignment() if each.partition not in self._held_back]
+            self._consumer.pause(free)
+            self._held_back.update(each.partition for each in free)
+        elif self._held_back and num_open < limit // 2:
+            self._go_on_with(self._held_back)
+
+    def _go_on_with(self, partitions: set[int]) -> None:
+        self._consumer.resume([TopicPartition(self._topic, partition) for partition in partitions])
+        self._held_back = self._held_back - partitions
 
     def _commit(self, *, wait: bool) -> None:
         ready = self._offsets.take()
@@ -224,7 +229,6 @@ class RequestLog:
         found = self._redelivery.answered(self._committed(consumer, given), time.time_ns() // 1_000_000)
         self._logged.update(found)
         self._offsets.own(partitions)
-        self._is_paused = False
         if partitions:
             took_ms = 1e3 * (time.monotonic() - started_s)
             log.info("partitions %s: %d requests answered before, known in %.0f ms", partitions, len(found), took_ms)
@@ -255,6 +259,7 @@ class RequestLog:
 
     def _let_go(self, partitions: list[int]) -> None:
         gone = set(partitions)
+        self._go_on_with(self._held_back & gone)
         self._offsets.disown(partitions)
         self._logged = {place: logged for place, logged in self._logged.items() if place[0] not in gone}
         for partition in partitions:
