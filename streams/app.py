@@ -18,7 +18,7 @@ from schemas.errors import UserError
 from schemas.registry import open_registry
 from schemas.telemetry import MetricsServer
 from schemas.topics import topic
-from streams import quiet
+from streams import quiet, spare_memory
 from streams.health import Health
 from streams.last_resort import LastResort
 from streams.metrics import worker_metrics
@@ -43,6 +43,7 @@ def run(roles: set[str], settings: WorkerSettings) -> int:
     if unknown or not roles:
         raise UserError(f"unknown role {', '.join(sorted(unknown)) or '(none)'}", f"name some of {', '.join(ROLES)}")
     quiet.set_up(settings.log_level)
+    spare_memory.give_back_from_now_on()
     while True:
         code = _Life(sorted(roles), settings).run()
         if code is not None:

@@ -25,7 +25,7 @@ from schemas.records import Decision, Reason
 from schemas.registry import Registry, RegistryUnavailable, open_registry
 from schemas.telemetry import Metrics, MetricsServer
 from schemas.topics import topic
-from streams import quiet
+from streams import quiet, spare_memory
 from streams.cluster import require_topics
 from streams.dead_letters import DeadLetters
 from streams.decide import Asked, Decide, Decided, Situation
@@ -68,6 +68,7 @@ def run(settings: DeciderSettings) -> int:
     folder that cannot be written, a port in use.
     """
     quiet.set_up(settings.log_level)
+    spare_memory.give_back_from_now_on()
     logging.getLogger("headrace.kafka").addFilter(_is_news)
     names = ("requests", "decisions", "journal", "dead-letters", "snapshots", "snapshot-chunks")
     require_topics(settings, [topic(settings.namespace, name) for name in names])

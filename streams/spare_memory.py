@@ -1,0 +1,56 @@
+"""Memory that a flood needed goes back to the system when the flood is over. A shell, glibc's alone.
+
+glibc keeps what was freed below anything that still lives, so a worker would hold for ever the most that it ever
+needed: after an outage, that of a backlog read at once. Looked at every second, given back only where the process has
+grown since the last time: under steady load nothing is done, and no decision waits for it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+LOOK_S = 1.0
+GROWTH = 1.05
+"""Of resident memory since it was last given back; steady load stays below."""
+_STATM = Path("/proc/self/statm")
+_RESIDENT = 1
+"""Index of resident pages in statm, see proc(5)."""
+
+
+class SpareMemory:
+    """Gives unused memory back by `trim` when `resident_bytes` says that the process has grown."""
+
+    def __init__(self, resident_bytes: Callable[[], int], trim: Callable[[], object]) -> None:
+        self._resident_bytes = resident_bytes
+        self._trim = trim
+        self._kept_bytes = 0
+
+    def look(self) -> None:
+        """Give back what a growth since the last time left unused."""
+        if self._resident_bytes() > GROWTH * self._kept_bytes:
+            self._trim()
+            self._kept_bytes = self._resident_bytes()
+
+
+def give_back_from_now_on() -> None:
+    """Look every second until the process ends; does nothing where the C library or the system cannot."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is None or not _STATM.exists():
+        return
+    trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
+    memory = SpareMemory(_resident_bytes, lambda: trim(0))
+    threading.Thread(target=_look_for_ever, args=(memory,), name="spare-memory", daemon=True).start()
+
+
+def _resident_bytes() -> int:
+    return int(_STATM.read_text().split()[_RESIDENT]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _look_for_ever(memory: SpareMemory) -> None:
+    pause = threading.Event()
+    while not pause.wait(LOOK_S):
+        memory.look()
