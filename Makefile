@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
+# A test run starts hundreds of processes: without it each of them would compile every module it loads.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test check format lock docs bench clean help
 
 help:
@@ -26,7 +29,7 @@ demo: $(READY)
 	@$(BIN)/headrace demo $(ARGS)
 
 test: $(READY)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -1,9 +1,10 @@
 """Two minutes without a broker, no learner, then ten times the load: every request is answered, memory stays flat.
 
 The shop never stops asking: what it cannot send waits in its client's queue. RSS of a worker is compared at two moments
-of the same kind: under steady load, after 3,000 requests at once and some seconds of ten times the load were answered.
-So at both every array and queue has once had the size that such a load needs. Between them lie the outage and the flood
-of 24,000 that waited for its end, without a learner: what waits must not be what a worker's memory grows with.
+of the same kind: under steady load, after as many requests at once as two minutes without a broker leave behind and
+some seconds of ten times the load were answered. So at both every array and queue has once had the size that such a
+load needs. Between them lies the outage, with the flood that waited for its end, without a learner: what waits must not
+be what a worker's memory grows with.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ OUTAGE_S = float(os.environ.get("HEADRACE_TEST_OUTAGE_S", "120"))
 """Two minutes; shorter only for a try at one's desk."""
 OUTAGE_RATE_PER_S = 200.0
 """People who get no answer ask again."""
-AT_ONCE = 3_000
+AT_ONCE = int(OUTAGE_RATE_PER_S * OUTAGE_S)
 WARM_S = 15.0
 BURST_S = 8.0
 STEADY_S = 5.0
