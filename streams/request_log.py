@@ -61,7 +61,7 @@ class RequestLog:
         self._logged: dict[tuple[int, int], Logged] = {}
         self._stopping = threading.Event()
         self._held_back: set[int] = set()
-        """Partitions that are paused. The client keeps a pause through any change of hands: one forgotten is for ever."""
+        """Partitions that are paused. The client keeps a pause through a change of hands: one forgotten is for ever."""
         self._is_cut_off = False
         self.failure = ""
         """Why this client will never read again; "" while it may."""
