@@ -151,7 +151,7 @@ class Decider:
             lambda output: DeadLetters(settings.namespace, registry, output, metrics),
             lambda seconds: metrics.observe("headrace_decide_latency_seconds", seconds),
         )
-        redelivery = Redelivery(settings, registry, tasks.table, namespace.partitions, self._stopping)
+        redelivery = Redelivery(settings, registry, tasks.table, namespace.partitions, self._stopping, health.beat)
         self._requests = RequestLog(settings, self._offsets, redelivery, self._replies.flush, metrics, health)
         self._reported_s = time.monotonic()
         self._counts: Counter[tuple[str, str]] = Counter()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,10 +61,12 @@ class Redelivery:
         table: TaskTable,
         num_partitions: int,
         stopping: threading.Event,
+        beat: Callable[[], None],
     ) -> None:
-        """Once `stopping` is set nothing is waited for."""
+        """Once `stopping` is set nothing is waited for; `beat` is called every few seconds while something is."""
         self._settings = settings
         self._stopping = stopping
+        self._beat = beat
         self._registry = registry
         self._table = table
         self._num_partitions = num_partitions
@@ -131,12 +133,14 @@ class Redelivery:
         return min(times.values(), default=None)
 
     def _poll(self, consumer: Consumer) -> Message | None:
+        self._beat()
         if self._stopping.is_set():
             raise _Stopped
         return consumer.poll(POLL_S)
 
     def _wait(self, name: str, error: KafkaException) -> None:
         log.warning("%s: %s; waiting for the broker", name, error.args[0].str())
+        self._beat()
         if self._stopping.wait(1.0):
             raise _Stopped
 

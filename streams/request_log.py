@@ -33,6 +33,7 @@ QUEUED_MIN = 1_000
 """Requests per partition fetched ahead: a few batches; a fetch takes a millisecond, they take a hundred."""
 FETCH_BYTES_MAX = 128 << 10
 """Per partition and fetch; a larger request still comes, alone."""
+_LOOK_UP = "look-up"
 _CONNECTION_EVENTS = (KafkaError._PARTITION_EOF, KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT)
 
 
@@ -223,15 +224,17 @@ class RequestLog:
         """Look up what was answered before, then start."""
         partitions = [each.partition for each in given]
         started_s = time.monotonic()
+        self._health.wait_for(_LOOK_UP, "looking up which requests were answered before")
         # A partition that we lost and have again: what we decided then must be in the journal before we look there.
         while self._drain(1.0) and not self._stopping.is_set():
-            pass
+            self._health.beat()
         found = self._redelivery.answered(self._committed(consumer, given), time.time_ns() // 1_000_000)
         self._logged.update(found)
         self._offsets.own(partitions)
         if partitions:
             took_ms = 1e3 * (time.monotonic() - started_s)
             log.info("partitions %s: %d requests answered before, known in %.0f ms", partitions, len(found), took_ms)
+        self._health.wait_for(_LOOK_UP, None)
         self._health.wait_for("start", None)
 
     def _committed(self, consumer: Consumer, given: list[TopicPartition]) -> dict[int, int]:
@@ -241,6 +244,7 @@ class RequestLog:
                 return {each.partition: max(0, each.offset) for each in consumer.committed(given, timeout=CALL_S)}
             except KafkaException as error:
                 log.warning("committed offsets: %s; waiting for the broker", error.args[0].str())
+                self._health.beat()
                 self._stopping.wait(0.5)
         return {}
 

@@ -75,7 +75,9 @@ class DeciderProcess(Process):
         super().__init__(net)
         self.table = TaskTable(net.project.tasks)
         self.decide = Decide(net.project.namespace, self.table, lambda block: len(encode(block, REGISTRY)))
-        self.redelivery = LookBack(net.settings, REGISTRY, self.table, len(self.outboxes), threading.Event())
+        self.redelivery = LookBack(
+            net.settings, REGISTRY, self.table, len(self.outboxes), threading.Event(), lambda: None
+        )
         self.redelivery.broker = net.broker
         self.logged: dict[tuple[int, int], Logged] = {}
         self.folder = folder

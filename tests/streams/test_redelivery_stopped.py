@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 from schemas.registry import FileRegistry
 from schemas.settings import CommonSettings, load_settings
@@ -13,7 +14,8 @@ from streams.redelivery import Redelivery
 def test_the_search_ends_when_the_process_is_told_to_stop() -> None:
     stopping = threading.Event()
     settings = load_settings(CommonSettings, bootstrap="127.0.0.1:1")
-    search = Redelivery(settings, FileRegistry(), TaskTable(), 4, stopping)
+    beats: list[float] = []
+    search = Redelivery(settings, FileRegistry(), TaskTable(), 4, stopping, lambda: beats.append(time.monotonic()))
     found: list[object] = []
     looking = threading.Thread(target=lambda: found.append(search.answered({0: 5}, 0)), daemon=True)
     looking.start()
@@ -22,3 +24,4 @@ def test_the_search_ends_when_the_process_is_told_to_stop() -> None:
     stopping.set()
     looking.join(30)
     assert found == [{}]
+    assert beats, "whoever waits for a broker is not dead"

@@ -13,6 +13,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from schemas.settings import load_settings
 from streams import request_log
 from streams.decider_settings import DeciderSettings
+from streams.health import BEATS_LATE_S_MAX, Health
 from streams.offsets import Offsets
 from streams.request_log import RequestLog
 
@@ -40,6 +41,9 @@ class Consumer:
             self.committed += [(place.partition, place.offset) for place in offsets]
         return offsets
 
+    def subscribe(self, _topics: list[str], **callbacks: Callable[..., None]) -> None:
+        self.on_assign = callbacks["on_assign"]
+
     def close(self) -> None:
         """Leave."""
 
@@ -66,3 +70,31 @@ def test_a_commit_that_fails_is_made_again_without_another_request(
     assert sorted(reader._consumer.committed) == [(0, 12), (3, 12)]
     reader.commit_now_and_then()
     assert len(reader._consumer.committed) == 2
+
+
+def test_a_worker_that_looks_up_earlier_answers_is_alive_and_not_ready(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Found by torture: without a broker the look-up took twenty minutes, in which it passed for ready and for dead."""
+    monkeypatch.setattr(request_log, "Consumer", Consumer)
+    monkeypatch.setattr(request_log, "CALL_S", 0.0)
+    clock_s, left, seen = [0.0], [3], list[tuple[str | None, str | None]]()
+    health = Health(60.0, lambda: clock_s[0])
+    settings = load_settings(DeciderSettings, state_dir=tmp_path)
+    search: Any = SimpleNamespace(answered=lambda *_: {})
+    reader: Any = RequestLog(settings, Offsets(), search, lambda _: 0, SimpleNamespace(), health)  # type: ignore[arg-type]
+    reader.subscribe()
+
+    def committed(places: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        seen.append((health.live(), health.ready()))
+        clock_s[0] += 0.9 * BEATS_LATE_S_MAX
+        left[0] -= 1
+        if left[0]:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        return places
+
+    reader._consumer.committed = committed
+    reader._consumer.on_assign(reader._consumer, [TopicPartition("requests", 0, 5)])
+    assert [live for live, _ in seen] == [None] * 3
+    assert all(ready is not None and "answered before" in ready for _, ready in seen)
+    assert health.ready() is None
