@@ -10,10 +10,11 @@ ARGS='-n 0 -s'``) the order is the same.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.simulation.campaign import Campaign
 
@@ -21,9 +22,7 @@ from tests.simulation.campaign import Campaign
 settings.register_profile("headrace", deadline=None)
 settings.load_profile("headrace")
 
-IN_TURN = "in-turn"
-_FOLDERS_IN_TURN = ("kafka", "end_to_end")
-_HERE = Path(__file__).parent
+_IN_TURN = ("tests/kafka/", "tests/end_to_end/", "tests/simulation/test_seeds.py")
 NUM_SEEDS = int(os.environ.get("HEADRACE_SIMULATION_SEEDS", "50000"))
 """Less only while working on something else."""
 RUNNING = pytest.StashKey[Campaign]()
@@ -33,20 +32,28 @@ def _waits(item: pytest.Item) -> bool:
     return "campaign" in getattr(item, "fixturenames", ())
 
 
-def _is_in_turn(item: pytest.Item) -> bool:
-    return _waits(item) or item.path.relative_to(_HERE).parts[0] in _FOLDERS_IN_TURN
+class InTurn(LoadScopeScheduling):
+    """Hands a worker all tests in turn, or those of one file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "in turn" if nodeid.startswith(_IN_TURN) else nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> InTurn:
+    """How tests are handed to workers, where there are any."""
+    return InTurn(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The test that waits for the campaign comes last."""
     items.sort(key=_waits)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(IN_TURN if _is_in_turn(item) else item.path.name))
 
 
 def pytest_runtest_protocol(item: pytest.Item) -> None:
     """Begin the campaign when a test that was selected waits for it; each worker has been told of all that were."""
     stash = item.config.stash
-    if RUNNING not in stash and _is_in_turn(item) and any(map(_waits, item.session.items)):
+    if RUNNING not in stash and item.nodeid.startswith(_IN_TURN) and any(map(_waits, item.session.items)):
         stash[RUNNING] = Campaign(0, NUM_SEEDS)
 
 
