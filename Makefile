@@ -29,7 +29,7 @@ demo: $(READY)
 	@$(BIN)/headrace demo $(ARGS)
 
 test: $(READY)
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(BIN)/python -m pytest $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

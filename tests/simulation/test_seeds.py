@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 
 from tests.simulation.campaign import Campaign, replay_command, run_seed
@@ -18,11 +16,11 @@ test of its own (`test_definitions_in_force.py`, `test_found_mistakes.py`)."""
 
 @pytest.mark.timeout(1800)
 def test_no_seed_breaks_an_invariant(campaign: Campaign, capsys: pytest.CaptureFixture[str]) -> None:
-    """`tests/conftest.py` begins the campaign before the first slow test and has this one wait for it at the end."""
+    """`conftest.py` begins the campaign with the session and has this test wait for it at the end."""
 
     def tell(line: str) -> None:
-        with capsys.disabled():  # a worker of pytest-xdist passes on what goes to stderr
-            print(f"\n{line}", end="", file=sys.stderr, flush=True)
+        with capsys.disabled():
+            print(f"\n{line}", end="", flush=True)
 
     found = campaign.wait(tell)
     tell(f"simulation: {found}")
