@@ -6,13 +6,10 @@ clear line when something is missing, refused or broken for good (who supervises
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import signal
 import threading
-
-import uvloop
 
 from schemas.errors import UserError
 from schemas.registry import open_registry
@@ -71,11 +68,10 @@ class _Life:
             metrics, health = worker_metrics(), Health(settings.stall_s_max)
             server = MetricsServer(metrics, settings.metrics_host, settings.metrics_port, health.live, health.ready)
             try:
-                # An app is bound to the loop that is current when it is made, so uvloop comes before Faust.
-                asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-                loop = asyncio.new_event_loop()
-                asyncio.set_event_loop(loop)
+                # Here, not above: Faust takes half a second to import, and the checks should be told at once.
                 from streams import agents, faust_worker
+
+                loop = faust_worker.new_loop()
 
                 faust_worker.data_folder(settings.state_dir)
                 context = agents.Context(settings, registry, tasks, metrics, health, self._fail)

@@ -64,6 +64,18 @@ def make_app(role: str, topics: Iterable[str], settings: WorkerSettings) -> Colu
     return app
 
 
+def new_loop() -> asyncio.AbstractEventLoop:
+    """The loop of this process, current from now on: an app is bound to the one that is current when it is made.
+
+    Not uvloop's. Batches gain nothing by it, and where a connection has just broken its sockets raise RuntimeError,
+    which aiokafka takes for a mistake (its issue 1038): the task that follows the metadata ends without a word, the
+    group's coordinator is never found again, and the worker lives on without heartbeats or commits.
+    """
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    return loop
+
+
 def check_assignor(app: ColumnarApp) -> None:
     """Raise RuntimeError unless Faust's own co-partitioning assignor is in force (our mistake or a new Faust's)."""
     consumer: Any = app.consumer
@@ -86,7 +98,16 @@ class _Worker(faust.Worker):
         super()._on_sigterm()
 
     def _what_ran(self) -> str:
-        return f"; it ran: {', '.join(sorted({_place(task) for task in asyncio.all_tasks(self.loop)}))}"
+        """Where every task waits, in the worker's own loop and in those of its Kafka consumers' threads."""
+        loops = {"it": self.loop}
+        for app in (self.app, *self.services):
+            if isinstance(app, faust.App) and app._consumer is not None:
+                consumer: Any = app._consumer
+                loops[f"the consumer of {app.conf.id}"] = consumer._thread.thread_loop
+        return "".join(
+            f"; {name} ran: {', '.join(sorted({_place(task) for task in asyncio.all_tasks(loop)}))}"
+            for name, loop in loops.items()
+        )
 
 
 def _place(task: asyncio.Task[Any]) -> str:

@@ -2,14 +2,16 @@
 
 Theory of operation. Faust costs about 80 µs per message whatever the message is. So one Faust message here is a whole
 `RecordBatch`; its offset is that of the batch's last record. Agents, streams, assignment and signals of Faust stay as
-they are. Three things in Faust's consumer must be replaced for this, and two of them are wrong for plain Faust too:
+they are. Four things in Faust's consumer must be replaced for this, and three of them are wrong for plain Faust too:
 
 1. *What may be committed.* Faust counts the delivered message itself among the gap before it, has no lower bound in a
    fresh group and misses a hole of exactly one message, so it commits past messages that nobody acknowledged. Here:
    the end of the contiguous acknowledged prefix of what was delivered, in order of delivery.
 2. *Commit before a revoke.* Faust drops its lists of acknowledged messages before it would commit them: at each
    rebalance up to a commit interval is done twice. Here: commit first.
-3. *Where a partition starts.* After Faust's own seek to the committed offsets and before it fetches, the app may name
+3. *A commit without an answer.* aiokafka tries for ever, and both a rebalance and the end of the process wait for it:
+   a process that was told to stop had to be ended by force. Here: given up after a moment, offered again with the next.
+4. *Where a partition starts.* After Faust's own seek to the committed offsets and before it fetches, the app may name
    other offsets (the join starts at the resume offset of its own output, never at the group's).
 
 Topics that are not columnar keep Faust's per-record path in the same consumer.
@@ -17,6 +19,7 @@ Topics that are not columnar keep Faust's per-record path in the same consumer.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -31,6 +34,8 @@ from streams import transport_raw
 from streams.transport_batch import RecordBatch, pack
 
 SCHEME = "columnar"
+ANSWER_S = 2.0
+"""A commit or a farewell that the broker has not answered by then is given up: a third of the shortest session."""
 log = logging.getLogger("headrace.transport")
 
 StartingOffsets = Callable[[set[TP]], Awaitable[Mapping[TP, int]]]
@@ -58,6 +63,33 @@ class ColumnarSchema(faust.Schema[Any, Any]):
         return message.value
 
 
+class ConsumerThread(driver.AIOKafkaConsumerThread):
+    """Faust's thread around an aiokafka consumer, which waits for no answer for longer than `ANSWER_S`."""
+
+    _is_unanswered = False
+    """The last commit got no answer."""
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        if self._is_unanswered and self.app.should_stop:
+            return False  # the end of the process waits for one such commit, not for one after the other
+        try:
+            done = bool(await asyncio.wait_for(super()._commit(offsets), ANSWER_S))
+        except TimeoutError:
+            if not self._is_unanswered:
+                log.info("commits of %s are not answered within %g s: tried again", self.app.conf.id, ANSWER_S)
+            self._is_unanswered = True
+            return False
+        self._is_unanswered = False
+        return done
+
+    async def on_thread_stop(self) -> None:
+        """Leave the group if it lets us; it notices by itself otherwise, when the session is over."""
+        try:
+            await asyncio.wait_for(super().on_thread_stop(), ANSWER_S)
+        except TimeoutError:
+            log.info("leaving %s was not answered within %g s", self.app.conf.id, ANSWER_S)
+
+
 class Consumer(driver.Consumer):
     """Delivers columnar topics as batches and commits the end of the contiguous acknowledged prefix."""
 
@@ -67,7 +99,12 @@ class Consumer(driver.Consumer):
         super().__init__(*args, **options)
         self._pending: dict[TP, deque[int]] = defaultdict(deque)
         """Last offsets of batches that were delivered and not committed yet, in order of delivery."""
+        self._owed: dict[TP, int] = {}
+        """Offsets of which the last commit failed: Faust takes them for committed."""
         self._forward, self.callback = self.callback, self._deliver
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     def _columnar(self, topic: str) -> bool:
         return topic in self.app.columnar_topics
@@ -118,10 +155,20 @@ class Consumer(driver.Consumer):
         while pending and (pending[0] in acked or (committed is not None and pending[0] < committed)):
             last = pending.popleft()
         if last is None:
-            return None
+            return self._owed.get(tp)
         self._acked[tp][:] = [offset for offset in self._acked[tp] if offset > last]
         acked.intersection_update(self._acked[tp])
         return last + 1
+
+    async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:
+        before = {tp: self._committed_offset[tp] for tp in offsets}
+        did_commit: bool = await super()._commit_offsets(offsets, start_new_transaction)
+        for tp, offset in offsets.items():
+            if did_commit:
+                self._owed.pop(tp, None)
+            elif tp in self.assignment():
+                self._owed[tp], self._committed_offset[tp] = offset, before[tp]
+        return did_commit
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Finish and commit what was done, then let Faust forget it."""
@@ -164,6 +211,7 @@ class Consumer(driver.Consumer):
     def _forget(self, tps: Iterable[TP]) -> None:
         for tp in tps:
             self._pending.pop(tp, None)
+            self._owed.pop(tp, None)
             self._acked.pop(tp, None)
             self._acked_index.pop(tp, None)
 

@@ -8,7 +8,6 @@ the journal, the snapshots by what every worker trusted.
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import tempfile
@@ -37,7 +36,7 @@ from tests.simulation.chain_learner import LearnerProcess
 from tests.simulation.chain_workers import REGISTRY, IngestProcess, Net, Process
 from tests.simulation.join_run import MODES
 from tests.simulation.join_worker import NAMESPACE, JoinWorker, Logs, Setting
-from tests.simulation.seams import CutAnywhere, owned_partitions, replaced
+from tests.simulation.seams import CutAnywhere, owned_partitions, replaced, silence
 from tests.simulation.virtual import Clock, Faults
 
 NUM_STEPS = 90
@@ -127,9 +126,9 @@ class ChainRun:
 
     def run(self) -> None:
         """Raises Wrong."""
-        logging.disable(logging.CRITICAL)
         try:
             with (
+                silence(),
                 owned_partitions(self.rng, None, self.clock, self.join),
                 # Machines do not die here, and a disk that is busy with a broker's tests takes its time.
                 replaced((snapshots, "time", Impatient()), (os, "fsync", lambda _: None)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from random import Random
 from typing import Any
 
@@ -12,7 +11,7 @@ from streams.join import JoinPartition
 from tests.simulation.join_worker import HEAL_S, JoinWorker, Logs, Setting
 from tests.simulation.learning import ALARMS, ORDER, Learning, expected_digests
 from tests.simulation.planting import check_planted
-from tests.simulation.seams import CutAnywhere, owned_partitions
+from tests.simulation.seams import CutAnywhere, owned_partitions, silence
 from tests.simulation.truth import Truth, read_through, require
 from tests.simulation.virtual import Clock, Envelopes, Faults, Wire
 from tests.simulation.worlds import TICK, World, make_world
@@ -65,9 +64,8 @@ class JoinRun:
 
     def run(self) -> None:
         """Raises Wrong."""
-        logging.disable(logging.CRITICAL)
         codec = self.codec if isinstance(self.codec, Envelopes) else None
-        with owned_partitions(self.rng, codec, self.clock, self.join):
+        with silence(), owned_partitions(self.rng, codec, self.clock, self.join):
             self._trouble()
             self._settle()
         self._check()

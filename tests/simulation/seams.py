@@ -6,6 +6,7 @@ one rule in the same way. Everything is put back afterwards.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from random import Random
@@ -45,6 +46,17 @@ def replaced(*names: tuple[Any, str, Any]) -> Iterator[None]:
     finally:
         for owner, name, original in reversed(before):
             setattr(owner, name, original)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Nothing is logged meanwhile: a seed does on purpose what a worker warns of."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ def consumer(kind: type[Any] = Consumer, committed: int | None = None) -> Any:
     """A consumer with its books open and no connection."""
     made = kind.__new__(kind)
     made._acked, made._acked_index = defaultdict(list), defaultdict(set)
-    made._gap, made._pending = defaultdict(IntervalTree), defaultdict(deque)
+    made._gap, made._pending, made._owed = defaultdict(IntervalTree), defaultdict(deque), {}
     made._read_offset = defaultdict(lambda: None, {TOPIC: committed})
     made._committed_offset = defaultdict(lambda: None, {TOPIC: committed})
     made.app = types.SimpleNamespace(columnar_topics={"journal"}, settle=None)
@@ -131,6 +131,36 @@ def test_a_commit_never_goes_back() -> None:
     for offset in BATCHES:
         ack(made, offset)
     assert commit(made) is None
+
+
+def test_what_a_failed_commit_left_is_offered_again_without_more_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [False, False, True]
+
+    async def commit_offsets(self: Any, offsets: dict[TP, int], start_new_transaction: bool = True) -> bool:
+        self._committed_offset.update(offsets)  # as Faust does, whatever the answer
+        return answers.pop(0)
+
+    monkeypatch.setattr(driver.Consumer, "_commit_offsets", commit_offsets)
+    made = consumer(committed=0)
+    made.assignment = lambda: {TOPIC}
+    deliver(made, *BATCHES)
+    offered = []
+    for acked in (999, 1999, None, None):
+        if acked is not None:
+            ack(made, acked)
+        offset = made._new_offset(TOPIC)
+        offered.append(offset)
+        if offset is not None:
+            assert offset > made._committed_offset[TOPIC], "Faust would not offer it"
+            asyncio.run(made._commit_offsets({TOPIC: offset}))
+    assert offered == [1000, 2000, 2000, None]
+
+
+def test_what_a_failed_commit_left_is_not_offered_once_the_partition_is_given_away() -> None:
+    made = consumer(committed=0)
+    made._owed[TOPIC] = 1000
+    made._forget({TOPIC})
+    assert made._new_offset(TOPIC) is None
 
 
 def test_books_do_not_grow_with_what_was_committed() -> None:
