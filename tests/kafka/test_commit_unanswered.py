@@ -1,4 +1,4 @@
-"""The group's offsets are for the lag that people watch: a commit that nobody answers stops neither work nor the end."""
+"""A commit that nobody answers stops neither the work nor the end of a worker, and is made up for later."""
 
 from __future__ import annotations
 
@@ -16,21 +16,29 @@ from deploy.torture.kafka_frames import Api
 from deploy.torture.kafka_proxy import Proxy
 from schemas.settings import CommonSettings
 from schemas.topics import topic
+from streams.transport import ANSWER_S
 from tests.kafka.workers import WorkerProcess, producer, project, set_up, until, worker
 
 CLIENT = "commits"
 FOR_EVER_MS = 600_000.0
 
 
-@pytest.fixture
-def proxy(tmp_path: Path) -> Iterator[Proxy]:
+@pytest.fixture(scope="module")
+def broker_behind_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    folder = tmp_path_factory.mktemp("commits")
     (port,) = processes.free_ports(1)
-    running = local_broker.start(tmp_path / "broker", port=0, tied=True, advertised=[port])
+    running = local_broker.start(folder, port=0, tied=True, advertised=[port])
     try:
         with Proxy([("127.0.0.1", node.port) for node in running.nodes], [port]) as proxy:
             yield proxy
     finally:
-        local_broker.stop(tmp_path / "broker")
+        local_broker.stop(folder)
+
+
+@pytest.fixture
+def proxy(broker_behind_proxy: Proxy) -> Iterator[Proxy]:
+    yield broker_behind_proxy
+    broker_behind_proxy.heal_all()
 
 
 def tell(settings: CommonSettings, num: int) -> None:
@@ -53,25 +61,38 @@ def lag(settings: CommonSettings) -> int:
         reader.close()
 
 
-def hold_back_commits(proxy: Proxy, running: WorkerProcess, settings: CommonSettings) -> None:
-    """From now on no commit of the worker is answered, and one waits."""
-    proxy.inject(
-        Fault(
-            Action.DELAY,
-            (CLIENT,),
-            frozenset({Api.OFFSET_COMMIT}),
-            direction=Direction.REQUESTS,
-            delay_ms=(FOR_EVER_MS, FOR_EVER_MS),
-        )
+def hold_back_commits(proxy: Proxy, running: WorkerProcess, settings: CommonSettings, delay_ms: float) -> None:
+    """From now on commits of the worker arrive that much later, and one is on its way."""
+    fault = Fault(
+        Action.DELAY,
+        (CLIENT,),
+        frozenset({Api.OFFSET_COMMIT}),
+        direction=Direction.REQUESTS,
+        delay_ms=(delay_ms, delay_ms),
     )
+    proxy.inject(fault)
+    before = proxy.counts.num_bites(Action.DELAY, Api.OFFSET_COMMIT, CLIENT)
     tell(settings, 20)
-    until(lambda: proxy.counts.num_bites(Action.DELAY, Api.OFFSET_COMMIT, CLIENT) > 0, 30, running.said)
+    until(lambda: proxy.counts.num_bites(Action.DELAY, Api.OFFSET_COMMIT, CLIENT) > before, 30, running.said)
 
 
 def test_a_worker_whose_commits_are_not_answered_stops_in_time(proxy: Proxy, namespace: str, tmp_path: Path) -> None:
-    wanted = project(namespace)
-    settings = set_up(proxy.bootstrap, wanted)
+    settings = set_up(proxy.bootstrap, project(namespace))
     with worker("ingest+join", settings, tmp_path, client_id=CLIENT) as running:
-        hold_back_commits(proxy, running, settings)
+        hold_back_commits(proxy, running, settings, FOR_EVER_MS)
+        code, _ = running.stop()
+        assert code == 0, running.said()
+
+
+def test_commits_that_come_too_late_are_made_up_for_when_the_way_is_free(
+    proxy: Proxy, namespace: str, tmp_path: Path
+) -> None:
+    settings = set_up(proxy.bootstrap, project(namespace))
+    with worker("ingest+join", settings, tmp_path, client_id=CLIENT) as running:
+        hold_back_commits(proxy, running, settings, 1.5 * 1000 * ANSWER_S)
+        until(lambda: "are not answered" in running.said(), 20, running.said)
+        assert running.get("/ready")[0] == 200, running.said()
+        proxy.heal_all()
+        until(lambda: lag(settings) == 0, 30, running.said)
         code, _ = running.stop()
         assert code == 0, running.said()
