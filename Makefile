@@ -29,6 +29,7 @@ demo: $(READY)
 	@$(BIN)/headrace demo $(ARGS)
 
 test: $(READY)
+	@$(BIN)/headrace broker prepare
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: $(READY)

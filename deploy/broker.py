@@ -94,13 +94,15 @@ def start(
     overrides: Mapping[str, str] | None = None,
     advertised: Sequence[int] | None = None,
     data_folders: Mapping[int, Path] | None = None,
+    java_flags: Sequence[str] = (),
 ) -> RunningBroker:
     """Start a broker whose data lie in `folder` and wait until it answers.
 
     Data of an earlier start in the folder are kept. `port` 0 takes free ones; node k listens on ``port + k`` else.
     With `tied` the broker dies with this process. `overrides` are added to server.properties. Clients are told to come
     to the ports `advertised`, one per node (a proxy's), and to the nodes' own without. `data_folders` puts the data of
-    a node (by its id, from 1) somewhere else, on another file system perhaps.
+    a node (by its id, from 1) somewhere else, on another file system perhaps. `java_flags` take the place of the flags
+    that make Java start fast.
     Raises `UserError` for a port in use, a folder we cannot write, a full disk, no jars, no Java, or a broker that does
     not come up.
     """
@@ -122,12 +124,12 @@ def start(
         overrides=overrides or {},
     )
     broker_java.write_log_settings(folder)
-    running = _start_all(layout, tied)
+    running = _start_all(layout, tied, java_flags)
     _keep(running)
     return running
 
 
-def _start_all(layout: Layout, tied: bool) -> RunningBroker:
+def _start_all(layout: Layout, tied: bool, java_flags: Sequence[str]) -> RunningBroker:
     """Format and launch every node and wait for them; none is left when one fails."""
     command = broker_java.command()
     nodes: list[Node] = []
@@ -137,7 +139,8 @@ def _start_all(layout: Layout, tied: bool) -> RunningBroker:
             home.mkdir(exist_ok=True)
             (home / "server.properties").write_text(layout.properties(node_id))
             broker_java.format_data(command, layout, node_id)
-            nodes.append(_launch(command, layout.folder, node_id, layout.ports[node_id - 1][0], tied))
+            port = layout.ports[node_id - 1][0]
+            nodes.append(_launch(command, layout.folder, node_id, port, tied, java_flags))
         options = layout.security.client_options() if layout.security else {}
         bootstrap = ",".join(f"127.0.0.1:{client}" for client, _, _ in layout.ports)
         running = RunningBroker(bootstrap, str(layout.folder), tuple(nodes), options)
@@ -283,8 +286,10 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _launch(command: Sequence[str], folder: Path, node_id: int, port: int, tied: bool) -> Node:
-    started = broker_java.launch(command, folder, node_id, tied)
+def _launch(
+    command: Sequence[str], folder: Path, node_id: int, port: int, tied: bool, java_flags: Sequence[str] = ()
+) -> Node:
+    started = broker_java.launch(command, folder, node_id, tied, java_flags)
     return Node(node_id, port, started.pid, started.create_time())
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from deploy import broker_layout, kafka_jars, processes
+from deploy import broker_cache, broker_layout, kafka_jars, processes
 from deploy.broker_layout import Layout
 from schemas.errors import UserError
 
@@ -80,10 +80,13 @@ def format_data(command: Sequence[str], layout: Layout, node_id: int) -> None:
         raise failed(shown.stdout + shown.stderr, home)
 
 
-def launch(command: Sequence[str], folder: Path, node_id: int, tied: bool) -> psutil.Process:
-    """Start one node; its console output goes to ``console.log``."""
+def launch(
+    command: Sequence[str], folder: Path, node_id: int, tied: bool, java_flags: Sequence[str] = ()
+) -> psutil.Process:
+    """Start one node, from the cache of `broker_cache` without flags; its console output goes to ``console.log``."""
     home = broker_layout.home(folder, node_id)
     flags = [f"-Dlog4j2.configurationFile={folder.resolve() / 'log4j2.properties'}"]
+    flags += java_flags or broker_cache.flags(command)
     with (home / "console.log").open("wb") as console:
         started = processes.spawn(
             [*command, *flags, "kafka.Kafka", home / "server.properties"], console, tied=tied, folder=home

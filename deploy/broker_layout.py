@@ -68,6 +68,9 @@ class Layout:
             "auto.create.topics.enable": "false",
             **_replication(min(3, len(self.ports))),
             "group.initial.rebalance.delay.ms": "0",
+            # A node that was killed is not let in again before its old session (9 s by default) has ended.
+            "broker.session.timeout.ms": "3000",
+            "broker.heartbeat.interval.ms": "500",
             "log.cleaner.dedupe.buffer.size": "2097152",
             "num.network.threads": "2",
             "num.io.threads": "4",

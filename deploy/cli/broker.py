@@ -60,6 +60,21 @@ def start(
 
 
 @group.command()
+def prepare() -> None:
+    """Make brokers of this machine start in half the time, from now on.
+
+    Starts one of its own and keeps what Java has loaded by then (25 s, 65 MB in ~/.cache/headrace). Worth it where
+    brokers start often, as in tests; needs Java 25, which `pip install 'headrace[broker]'` brings.
+
+    Example:  headrace broker prepare
+    """
+    from deploy import broker_training
+
+    cache = broker_training.prepare()
+    print(f"Brokers start from {cache}." if cache else "This Java is older than 25: brokers start as they did.")
+
+
+@group.command()
 def stop(folder: Folder = DEFAULT_FOLDER) -> None:
     """End the broker of a folder; its data stay.
 

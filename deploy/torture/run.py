@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy import processes
+from deploy import broker_training, processes
 from deploy.audit import audit
 from deploy.torture import drain, judge, verdict
 from deploy.torture.faults import Torturer
@@ -75,6 +75,8 @@ def run(torture: Torture, say: Callable[[str], None]) -> dict[str, Any]:
 
 def _run(torture: Torture, folder: Path, history: History, say: Callable[[str], None]) -> dict[str, Any]:
     project = load(TASKS)
+    say("preparing Kafka's Java for fast starts (once, half a minute)")
+    broker_training.prepare()
     say(f"starting {torture.brokers} broker(s) and the processes")
     minutes_of_disk = 0.0 if torture.kills else torture.minutes
     with Stage.open(folder, project, torture.brokers, history, minutes_of_disk) as stage:
