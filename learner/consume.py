@@ -40,7 +40,7 @@ BATCH_MESSAGES = 64
 """Messages handed out at once, at most 512 KiB each: by so much may the limit of waiting bytes be overstepped."""
 QUEUE_KIB = 64 * 1024
 """Bytes that librdkafka fetches ahead."""
-QUIET: dict[str, Any] = {"log_level": 2, "reconnect.backoff.max.ms": 1000}
+QUIET: dict[str, Any] = {"log_level": 2}
 """librdkafka repeats "connection refused" at every try of every client; an outage is said once, by `_on_error`."""
 
 

@@ -19,7 +19,6 @@ from schemas.settings import CommonSettings
 TRY_S = 1.0
 """In short turns, so that a signal is heard between two."""
 SAY_S = 5.0
-RECONNECT_MS_MAX = 1_000
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +33,7 @@ def find_topics(
     quiet = logging.getLogger("headrace.broker-wait.client")
     quiet.disabled = True  # librdkafka repeats "connection refused" at every try; the error below says it once
     causes: list[str] = []
-    options = {"reconnect.backoff.max.ms": RECONNECT_MS_MAX, "error_cb": lambda error: causes.append(error.str())}
-    admin = AdminClient(settings.librdkafka(**options), logger=quiet)
+    admin = AdminClient(settings.librdkafka(error_cb=lambda error: causes.append(error.str())), logger=quiet)
     began_s, has_told = time.monotonic(), False
     while stop is None or not stop.is_set():
         try:

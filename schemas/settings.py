@@ -14,6 +14,7 @@ from pydantic_settings.exceptions import SettingsError
 
 from schemas.errors import UserError
 
+RECONNECT_MS_MAX = 1_000
 SettingsT = TypeVar("SettingsT", bound="CommonSettings")
 
 
@@ -47,8 +48,14 @@ class CommonSettings(BaseSettings):
     )
 
     def librdkafka(self, **options: Any) -> dict[str, Any]:
-        """Properties of a confluent-kafka client: bootstrap and name, the user's `kafka_options`, then `options`."""
-        return {"bootstrap.servers": self.bootstrap, "client.id": self.client_id, **self.kafka_options, **options}
+        """Properties of a confluent-kafka client: ours for all of them, the user's `kafka_options`, then `options`."""
+        ours = {
+            "bootstrap.servers": self.bootstrap,
+            "client.id": self.client_id,
+            # Its default of 10 s is a long time to look away from a broker that is back.
+            "reconnect.backoff.max.ms": RECONNECT_MS_MAX,
+        }
+        return {**ours, **self.kafka_options, **options}
 
 
 def load_settings(kind: type[SettingsT], **values: Any) -> SettingsT:

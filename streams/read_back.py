@@ -72,7 +72,6 @@ def consumer(settings: CommonSettings, purpose: str) -> Consumer:
         "auto.offset.reset": "earliest",
         "fetch.queue.backoff.ms": 5,
         "queued.max.messages.kbytes": 64 << 10,
-        "reconnect.backoff.max.ms": 1000,
     }
     return Consumer(settings.librdkafka(**options), logger=logging.getLogger("headrace.kafka"))
 

@@ -86,7 +86,6 @@ class RequestLog:
                     "queued.min.messages": QUEUED_MIN,
                     "queued.max.messages.kbytes": 32 << 10,
                     "fetch.message.max.bytes": FETCH_BYTES_MAX,
-                    "reconnect.backoff.max.ms": 1000,
                     "error_cb": self._broker_event,
                     "on_commit": self._commit_ended,
                 }

@@ -61,7 +61,9 @@ class Findings:
     strangers: list[str]
     """In the journal or among the answers, never sent."""
     disagreements: list[str]
-    """Answered with an action that no journal record of the id has (journal-first)."""
+    """Answered with an action that no journal record of the id has (journal-first), and not as `expired`: a request
+    that is read again after the dedupe horizon may have been answered or not, so it is told the baseline, and that
+    nothing was journaled."""
     wrong_dead_letters: list[str]
     """Planted and not there, there with another reason, or there and not planted."""
     unreadable: list[str]
@@ -129,7 +131,7 @@ def judge(log: Log, project: Project) -> Findings:
             lost.append(decision_id)
         catalogue = catalogues.get(log.requests[decision_id][0])
         if actions and catalogue is not None:
-            told = {answer.actions[0] for answer in answers if answer.actions}
+            told = {answer.actions[0] for answer in answers if answer.actions and answer.reason != Reason.EXPIRED.label}
             if not told <= {catalogue[place] for place in actions}:
                 disagreements.append(f"{decision_id}: journal {len(actions)} records, answers {len(answers)}")
     strangers = [f"journal: {key}" for key in log.journaled if key not in ids]
