@@ -55,7 +55,7 @@ def _train(folder: Path, made: Path) -> None:
 
 def _work(bootstrap: str) -> None:
     """Topics, compressed records, a group that reads and commits."""
-    client: dict[str, str | int | float | bool] = {"bootstrap.servers": bootstrap}
+    client: dict[str, str | int | float | bool] = {"bootstrap.servers": bootstrap, "log_level": 2}
     admin = AdminClient(client)
     for created in admin.create_topics([NewTopic("training", 4, 1)]).values():
         created.result(30)

@@ -170,7 +170,7 @@ class RequestLog:
         if "group.instance.id" in why:  # the client tells the cause of a fatal error in words only
             self.failure = (
                 f"another worker has the name HEADRACE_INSTANCE_ID={self._settings.instance_id} and has taken our "
-                "partitions: give each worker its own"
+                "partitions: give each worker its own (once, after a broker died while this one joined: no mistake)"
             )
 
     def _broker_event(self, error: KafkaError) -> None:
