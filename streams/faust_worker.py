@@ -13,8 +13,10 @@ from typing import Any
 
 import faust
 import faust.streams
+import uvloop
 
 from schemas.errors import UserError
+from streams import broken_connections
 from streams.last_resort import LastResort
 from streams.settings import WorkerSettings
 from streams.transport import SCHEME, ColumnarApp, register
@@ -65,12 +67,12 @@ def make_app(role: str, topics: Iterable[str], settings: WorkerSettings) -> Colu
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
-    """The loop of this process, current from now on: an app is bound to the one that is current when it is made.
+    """uvloop's, for this process and its consumers' threads, current from now on.
 
-    Not uvloop's. Batches gain nothing by it, and where a connection has just broken its sockets raise RuntimeError,
-    which aiokafka takes for a mistake (its issue 1038): the task that follows the metadata ends without a word, the
-    group's coordinator is never found again, and the worker lives on without heartbeats or commits.
+    An app is bound to the loop that is current when it is made.
     """
+    broken_connections.install()
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     return loop
