@@ -1,6 +1,6 @@
 """Make the cache from which Kafka's Java starts fast: a broker of its own does what brokers do, and is stopped.
 
-Costs about 25 s and 65 MB, once per machine, Java and Kafka. Whoever starts brokers by the dozen gains: tests, torture.
+Costs about 25 s and 70 MB, once per machine, Java and Kafka. Whoever starts brokers by the dozen gains: tests, torture.
 """
 
 from __future__ import annotations
