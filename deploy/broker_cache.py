@@ -1,4 +1,4 @@
-"""Kafka's Java starts from a cache of what it loaded and linked last time: half the CPU, 3 s of 6 on a small machine.
+"""Kafka's Java starts from a cache of what it loaded and linked last time: half the CPU, 2.5 s and not 5.
 
 Owns where the cache of this Java, these jars and these flags lies and the flags that use it. Java itself makes sure
 that a cache fits, and starts without one that does not. Made by `deploy.broker_training`. Source: JEP 483, 514, 515.

@@ -75,7 +75,7 @@ def run(torture: Torture, say: Callable[[str], None]) -> dict[str, Any]:
 
 def _run(torture: Torture, folder: Path, history: History, say: Callable[[str], None]) -> dict[str, Any]:
     project = load(TASKS)
-    say("preparing Kafka's Java for fast starts (once, half a minute)")
+    say("preparing Kafka's Java for fast starts (half a minute, the first time)")
     broker_training.prepare()
     say(f"starting {torture.brokers} broker(s) and the processes")
     minutes_of_disk = 0.0 if torture.kills else torture.minutes

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from deploy import broker as local_broker
+from deploy import processes
+from deploy.torture.kafka_proxy import Proxy
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +19,19 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     running = local_broker.start(folder, port=0, tied=True)
     try:
         yield running.bootstrap
+    finally:
+        local_broker.stop(folder)
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """A broker of its own for a file of tests, which clients reach only through the proxy."""
+    folder = tmp_path_factory.mktemp("proxied")
+    (port,) = processes.free_ports(1)
+    running = local_broker.start(folder, port=0, tied=True, advertised=[port])
+    try:
+        with Proxy([("127.0.0.1", node.port) for node in running.nodes], [port]) as proxy:
+            yield proxy
     finally:
         local_broker.stop(folder)
 

@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from deploy import broker as local_broker
-from deploy import processes
 from deploy.torture.kafka_faults import Action, Direction, Fault
 from deploy.torture.kafka_frames import Api
 from deploy.torture.kafka_proxy import Proxy
@@ -23,22 +21,10 @@ CLIENT = "commits"
 FOR_EVER_MS = 600_000.0
 
 
-@pytest.fixture(scope="module")
-def broker_behind_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    folder = tmp_path_factory.mktemp("commits")
-    (port,) = processes.free_ports(1)
-    running = local_broker.start(folder, port=0, tied=True, advertised=[port])
-    try:
-        with Proxy([("127.0.0.1", node.port) for node in running.nodes], [port]) as proxy:
-            yield proxy
-    finally:
-        local_broker.stop(folder)
-
-
-@pytest.fixture
-def proxy(broker_behind_proxy: Proxy) -> Iterator[Proxy]:
-    yield broker_behind_proxy
-    broker_behind_proxy.heal_all()
+@pytest.fixture(autouse=True)
+def healed(proxy: Proxy) -> Iterator[None]:
+    yield
+    proxy.heal_all()
 
 
 def tell(settings: CommonSettings, num: int) -> None:

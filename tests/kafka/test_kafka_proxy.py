@@ -64,18 +64,6 @@ class Writer:
         return self._producer.flush(wait_s)
 
 
-@pytest.fixture(scope="module")
-def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    folder = tmp_path_factory.mktemp("proxied")
-    (port,) = processes.free_ports(1)
-    running = local_broker.start(folder, port=0, tied=True, advertised=[port])
-    try:
-        with Proxy([("127.0.0.1", node.port) for node in running.nodes], [port]) as proxy:
-            yield proxy
-    finally:
-        local_broker.stop(folder)
-
-
 @pytest.fixture
 def proxied(proxy: Proxy, namespace: str) -> Iterator[Proxied]:
     admin = AdminClient({"bootstrap.servers": proxy.bootstrap, "client.id": "audit"})

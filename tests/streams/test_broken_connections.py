@@ -38,11 +38,15 @@ async def written_to_a_broken_connection(write: Write) -> AIOKafkaConnection:
         await asyncio.sleep(0.1)
         connection = AIOKafkaConnection(host, port)
         connection._reader, connection._writer = reader, writer
-        connection._read_task = asyncio.create_task(asyncio.sleep(60))
+        connection._read_task = reading = asyncio.create_task(asyncio.sleep(60))
         connection._versions = {18: (0, 0)}
         connection._closed_fut = asyncio.get_running_loop().create_future()
-        with pytest.raises(KafkaConnectionError, match="broken"):
-            await write(connection)
+        try:
+            with pytest.raises(KafkaConnectionError, match="broken"):
+                await write(connection)
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
         return connection
 
 
