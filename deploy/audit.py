@@ -6,7 +6,7 @@ For each journal partition, up to the newest Progress that a reader of the trans
 - the chains have neither hole nor fork;
 - both sums of join.md rule 17, bucket by bucket, equal what Progress says.
 
-Shares no code with `streams.join`: `deploy.audit_rules` is a second reading of the rules.
+Shares no code with `streams.join`: `deploy.audit_rules` (over `deploy.audit_records`) is a second reading of the rules.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deploy.audit_rules import Decided, Happened, bucket_of
+from deploy.audit_records import Decided, Happened
+from deploy.audit_rules import bucket_of
 from deploy.explain_parts import (
     CandidateShown,
     DrawShown,
