@@ -1,7 +1,7 @@
 """Many seeds on all cores: which kind of run a seed is, and what became of each.
 
 A seed always is the same run, so a failing one is told by its number and run again by `python -m tests.simulation N`.
-The processes begin when a `Campaign` is made and go on while its maker does something else (`conftest.py`).
+The processes begin when a `Campaign` is made and go on while its maker does something else.
 """
 
 from __future__ import annotations

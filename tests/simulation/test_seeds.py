@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from tests.simulation.campaign import Campaign, replay_command, run_seed
@@ -16,11 +18,11 @@ test of its own (`test_definitions_in_force.py`, `test_found_mistakes.py`)."""
 
 @pytest.mark.timeout(1800)
 def test_no_seed_breaks_an_invariant(campaign: Campaign, capsys: pytest.CaptureFixture[str]) -> None:
-    """`conftest.py` begins the campaign with the session and has this test wait for it at the end."""
+    """Minutes of all cores, beside all other tests (`tests.conftest`)."""
 
     def tell(line: str) -> None:
-        with capsys.disabled():
-            print(f"\n{line}", end="", flush=True)
+        with capsys.disabled():  # stderr is what a worker of pytest-xdist lets through
+            print(line, file=sys.stderr, flush=True)
 
     found = campaign.wait(tell)
     tell(f"simulation: {found}")
