@@ -30,7 +30,7 @@ demo: $(READY)
 
 test: $(READY)
 	@$(BIN)/headrace broker prepare
-	@$(BIN)/python -m pytest -n 4 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n 4 $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff format --check .
