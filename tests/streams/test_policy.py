@@ -106,6 +106,7 @@ def test_an_array_that_is_not_as_documented_is_refused_before_it_is_read(changes
         _load(*_snapshot(_weights(**changes)))
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered")
 def test_weights_that_score_infinity_are_refused() -> None:
     with pytest.raises(Refused) as refused:
         _load(*_snapshot(_weights(wide=np.full((2, 3), 1e308), stack=np.full(1, 1e9))))
