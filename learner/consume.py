@@ -24,7 +24,7 @@ from confluent_kafka import (
 )
 
 from learner.merge import Position
-from schemas.broker_wait import find_topics
+from schemas.broker_wait import ask, find_topics
 from schemas.codec import BadRecord, decode
 from schemas.errors import UserError
 from schemas.records import Progress
@@ -89,11 +89,21 @@ def require_topics(
             f"missing at {settings.bootstrap}: topic {', '.join(missing)}",
             "create the topics with `headrace topics apply` (auto-creation would give them the wrong clock)",
         )
-    described = admin.describe_topics(TopicCollection(list(names)), request_timeout=ANSWER_S_MAX)
-    return {
-        name: TopicIdentity(str(future.result().topic_id), len(found[name].partitions))
-        for name, future in described.items()
-    }
+
+    def describe(timeout_s: float) -> dict[str, TopicIdentity]:
+        described = admin.describe_topics(TopicCollection(list(names)), request_timeout=timeout_s)
+        return {
+            name: TopicIdentity(str(future.result().topic_id), len(found[name].partitions))
+            for name, future in described.items()
+        }
+
+    try:
+        return ask(settings, describe, stop) or {}
+    except KafkaException as error:
+        raise UserError(
+            f"the broker does not describe {', '.join(names)}: {error.args[0].str()}",
+            "see whether the broker is healthy (headrace broker status) and lets this user describe topics",
+        ) from error
 
 
 class TransitionsReader:

@@ -13,6 +13,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Top
 
 from learner.consume import QUIET
 from learner.namespace import Definition
+from schemas.broker_wait import end_of
 from schemas.codec import BadRecord, decode
 from schemas.errors import UserError
 from schemas.records import TaskRecord
@@ -32,6 +33,8 @@ class Definitions:
         self._tasks: dict[bytes, Definition] = {}
         self._namespace: Namespace | None = None
         self._at_end = False
+        self._end: int | None = None
+        """Where the topic ended when it was first read, where that is known."""
         self._consumer = Consumer(
             settings.librdkafka(
                 **{
@@ -44,11 +47,14 @@ class Definitions:
             ),
             logger=logging.getLogger("headrace.kafka"),
         )
-        self._consumer.assign([TopicPartition(topic(settings.namespace, "tasks"), 0, OFFSET_BEGINNING)])
+        self._where = TopicPartition(topic(settings.namespace, "tasks"), 0, OFFSET_BEGINNING)
 
     def read_to_end(self, timeout_s: float) -> None:
         """Return once everything that was applied has been read. Raises UserError after `timeout_s`."""
         give_up = time.monotonic() + timeout_s
+        self._end = end_of(self._consumer, self._where)  # before it is assigned: the client then knows its leader
+        self._consumer.assign([self._where])
+        self._at_end = self._at_end or self._end == 0
         while not self._at_end:
             if time.monotonic() > give_up:
                 name = topic(self._settings.namespace, "tasks")
@@ -67,6 +73,7 @@ class Definitions:
             if error is None:
                 self._take(message)
                 count += 1
+                self._at_end = self._at_end or (self._end is not None and (message.offset() or 0) + 1 >= self._end)
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._at_end = True
             message = self._consumer.poll(0)

@@ -57,7 +57,12 @@ def read_published(settings: CommonSettings, registry: Registry, channel: str, f
     Reads backwards in growing steps, at most `MANIFESTS_MAX` messages. Raises UserError when the broker is silent.
     """
     name = topic(settings.namespace, "snapshots")
-    options = {"group.id": f"{settings.namespace}.learner-published", "enable.auto.commit": False, **QUIET}
+    options = {
+        "group.id": f"{settings.namespace}.learner-published",
+        "enable.auto.commit": False,
+        "fetch.wait.max.ms": 10,  # a step further back waits for the answer about what is new
+        **QUIET,
+    }
     consumer = Consumer(settings.librdkafka(**options), logger=logging.getLogger("headrace.kafka"))
     try:
         low, high = watermarks(consumer, name, 0)

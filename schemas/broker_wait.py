@@ -8,9 +8,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from confluent_kafka import KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from schemas.errors import UserError
@@ -19,6 +20,14 @@ from schemas.settings import CommonSettings
 TRY_S = 1.0
 """In short turns, so that a signal is heard between two."""
 SAY_S = 5.0
+
+RETRY_S = 0.1
+ANSWER_S_MAX = 5.0
+"""For one answer of a broker that is there."""
+REFUSED = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
+"""Answers that no waiting changes."""
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -51,3 +60,33 @@ def find_topics(
                 has_told = True
                 log.warning("no broker answers at %s yet; waiting %g s", settings.bootstrap, settings.broker_wait_s)
     return None
+
+
+def ask(settings: CommonSettings, question: Callable[[float], T], stop: threading.Event | None = None) -> T | None:
+    """What `question` (timeout in s → answer) returns, asked again while a broker that was there has just gone.
+
+    For as long as a process waits for a broker that is not there yet; None when `stop` was set meanwhile. Raises what
+    the question raised last, a KafkaException.
+    """
+    give_up_s = time.monotonic() + settings.broker_wait_s
+    while stop is None or not stop.is_set():
+        try:
+            return question(min(ANSWER_S_MAX, settings.broker_wait_s))
+        except KafkaException as error:
+            if error.args[0].code() in REFUSED or time.monotonic() >= give_up_s:
+                raise
+            time.sleep(RETRY_S)
+    return None
+
+
+def end_of(consumer: Consumer, partition: TopicPartition) -> int | None:
+    """First offset after what the log holds now, None when the broker does not say.
+
+    Who reads to the end needs to know where it is: the client's own event comes only when a fetch for more has waited
+    in vain, half a second or as long as it was told.
+    """
+    try:
+        low, high = consumer.get_watermark_offsets(partition, timeout=ANSWER_S_MAX)
+    except KafkaException:
+        return None
+    return 0 if low == high else high

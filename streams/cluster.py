@@ -11,9 +11,6 @@ from schemas.broker_wait import find_topics
 from schemas.errors import UserError
 from schemas.settings import CommonSettings
 
-ANSWER_S_MAX = 5.0
-"""Of a broker that is there."""
-
 
 def require_topics(settings: CommonSettings, names: Iterable[str]) -> dict[str, int]:
     """Number of partitions of each topic of `names`.

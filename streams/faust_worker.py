@@ -19,7 +19,7 @@ from schemas.errors import UserError
 from streams import broken_connections
 from streams.last_resort import LastResort
 from streams.settings import WorkerSettings
-from streams.transport import SCHEME, ColumnarApp, register
+from streams.transport import SCHEME, ColumnarApp, NoTables, register
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ def make_app(role: str, topics: Iterable[str], settings: WorkerSettings) -> Colu
         stream_buffer_maxsize=64,  # counts batches of up to a megabyte
         stream_wait_empty=True,  # loses nothing on SIGTERM
         table_standby_replicas=1,  # 0 would replace Faust's co-partitioning assignor by round robin
+        TableManager=NoTables,
         producer_request_timeout=30,
         worker_redirect_stdouts=False,
         **_security(settings),

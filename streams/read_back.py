@@ -30,6 +30,7 @@ POLL_S = 0.1
 DRAIN_RECORDS = 500
 SCAN_RECORDS_MIN = 64
 """First step back from the end when looking for a Progress; it doubles. One Progress per tick stands there."""
+SCAN_WAIT_MS = 10
 ANSWER_S = 10.0
 READ_BACK_EXPECTED = (TransitionBlock, Progress)
 
@@ -64,13 +65,18 @@ class ReadState:
     num_forks: int
 
 
-def consumer(settings: CommonSettings, purpose: str) -> Consumer:
-    """A consumer that is told what to read: no group, no commits; replays without sleeping."""
+def consumer(settings: CommonSettings, purpose: str, wait_ms: int = 500) -> Consumer:
+    """A consumer that is told what to read: no group, no commits; replays without sleeping.
+
+    `wait_ms`: how long the broker may hold an answer back while there is nothing new. Who reads here and then there
+    waits for that too: the client asks for the next place when the last answer has come.
+    """
     options = {
         "group.id": f"{settings.namespace}.{purpose}",  # required by the client, never used
         "enable.auto.commit": False,
         "auto.offset.reset": "earliest",
         "fetch.queue.backoff.ms": 5,
+        "fetch.wait.max.ms": wait_ms,
         "queued.max.messages.kbytes": 64 << 10,
     }
     return Consumer(settings.librdkafka(**options), logger=logging.getLogger("headrace.kafka"))
@@ -83,7 +89,7 @@ def read_state(settings: CommonSettings, registry: Registry, partition: int) -> 
     """
     where = TopicPartition(topic(settings.namespace, "transitions"), partition)
     journal = TopicPartition(topic(settings.namespace, "journal"), partition)
-    client = consumer(settings, "read-state")
+    client = consumer(settings, "read-state", SCAN_WAIT_MS)
     try:
         journal_start, journal_end = client.get_watermark_offsets(journal, timeout=ANSWER_S)
         low, end = client.get_watermark_offsets(where, timeout=ANSWER_S)

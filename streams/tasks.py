@@ -14,6 +14,7 @@ from types import TracebackType
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
+from schemas.broker_wait import end_of
 from schemas.codec import BadRecord, decode
 from schemas.errors import UserError
 from schemas.records import TaskRecord
@@ -134,7 +135,11 @@ class TaskFollower:
             logger=logging.getLogger("headrace.kafka"),
         )
         try:
-            consumer.assign([TopicPartition(name, 0, OFFSET_BEGINNING)])
+            where = TopicPartition(name, 0, OFFSET_BEGINNING)
+            end = end_of(consumer, where)  # before it is assigned: the client then knows its leader
+            consumer.assign([where])
+            if end == 0:
+                self._ready.set()
             while not self._stopping.is_set():
                 message = consumer.poll(POLL_S)
                 if message is None:
@@ -142,6 +147,8 @@ class TaskFollower:
                 error = message.error()
                 if error is None:
                     yield message
+                    if end is not None and (message.offset() or 0) + 1 >= end:
+                        self._ready.set()
                 elif error.code() == KafkaError._PARTITION_EOF:
                     self._ready.set()
         finally:

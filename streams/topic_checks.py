@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it re-exports them without saying so in its types
     AdminClient,
     ConfigResource,
     ResourceType,
 )
 
+from schemas.broker_wait import REFUSED, ask
 from schemas.errors import UserError
 from schemas.settings import CommonSettings
-from streams.cluster import ANSWER_S_MAX, require_topics
-
-RETRY_S = 0.1
-_REFUSED = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
+from streams.cluster import require_topics
 
 
 def require_append_time(settings: CommonSettings, names: Sequence[str]) -> None:
@@ -37,27 +34,25 @@ def require_append_time(settings: CommonSettings, names: Sequence[str]) -> None:
 def _configurations(settings: CommonSettings, names: Sequence[str]) -> dict[str, Any]:
     """Configuration of each topic; waits for a broker that has just gone as long as for one that is not there yet."""
     admin = AdminClient(settings.librdkafka(log_level=0))
-    give_up_s = time.monotonic() + settings.broker_wait_s
-    while True:
-        asked = admin.describe_configs(
-            [ConfigResource(ResourceType.TOPIC, name) for name in names],
-            request_timeout=min(ANSWER_S_MAX, settings.broker_wait_s),
-        )
-        try:
-            return {resource.name: answer.result() for resource, answer in asked.items()}
-        except KafkaException as error:
-            cause = error.args[0]
-            if cause.code() in _REFUSED:
-                raise UserError(
-                    f"the settings of {', '.join(names)} cannot be read: {cause.str()}",
-                    "give this user the right to describe topic configurations",
-                ) from error
-            if time.monotonic() >= give_up_s:
-                raise UserError(
-                    f"the broker does not say how {', '.join(names)} are set: {cause.str()}",
-                    "see whether the broker is healthy: headrace broker status",
-                ) from error
-            time.sleep(RETRY_S)
+    resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+
+    def describe(timeout_s: float) -> dict[str, Any]:
+        asked = admin.describe_configs(resources, request_timeout=timeout_s)
+        return {resource.name: answer.result() for resource, answer in asked.items()}
+
+    try:
+        return ask(settings, describe) or {}
+    except KafkaException as error:
+        cause = error.args[0]
+        if cause.code() in REFUSED:
+            raise UserError(
+                f"the settings of {', '.join(names)} cannot be read: {cause.str()}",
+                "give this user the right to describe topic configurations",
+            ) from error
+        raise UserError(
+            f"the broker does not say how {', '.join(names)} are set: {cause.str()}",
+            "see whether the broker is healthy: headrace broker status",
+        ) from error
 
 
 def require_same_partitions(settings: CommonSettings, names: Iterable[str], expected: int | None) -> None:

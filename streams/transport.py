@@ -26,6 +26,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import faust
+from faust.tables.manager import TableManager
 from faust.transport.drivers import TRANSPORTS
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
@@ -50,6 +51,16 @@ class ColumnarApp(faust.App):
     """Asked after each assignment: partitions that start elsewhere than at the group's committed offset."""
     settle: Settle | None = None
     """Awaited before partitions are given away: finish what is in flight, in well under the session timeout."""
+
+
+class NoTables(TableManager):
+    """Apps of ours have no tables. Faust's manager waits a second for some before its app joins the group."""
+
+    async def on_start(self) -> None:
+        """As Faust's, at once: what agents need is waited for elsewhere."""
+        if not self.should_stop:
+            await self._update_channels()
+            await self.recovery.start()
 
 
 class ColumnarSchema(faust.Schema[Any, Any]):
