@@ -2,7 +2,7 @@
 
 Theory of operation. Faust costs about 80 µs per message whatever the message is. So one Faust message here is a whole
 `RecordBatch`; its offset is that of the batch's last record. Agents, streams, assignment and signals of Faust stay as
-they are. Four things in Faust's consumer must be replaced for this, and three of them are wrong for plain Faust too:
+they are. Five things in Faust's consumer must be replaced for this, and four of them are wrong for plain Faust too:
 
 1. *What may be committed.* Faust counts the delivered message itself among the gap before it, has no lower bound in a
    fresh group and misses a hole of exactly one message, so it commits past messages that nobody acknowledged. Here:
@@ -11,7 +11,9 @@ they are. Four things in Faust's consumer must be replaced for this, and three o
    rebalance up to a commit interval is done twice. Here: commit first.
 3. *A commit without an answer.* aiokafka tries for ever, and both a rebalance and the end of the process wait for it:
    a process that was told to stop had to be ended by force. Here: given up after a moment, offered again with the next.
-4. *Where a partition starts.* After Faust's own seek to the committed offsets and before it fetches, the app may name
+4. *An error in the group.* aiokafka waits for somebody to take it, and Faust never does while it has no partitions
+   (`streams.group_errors`). Here: taken, and the group is joined again.
+5. *Where a partition starts.* After Faust's own seek to the committed offsets and before it fetches, the app may name
    other offsets (the join starts at the resume offset of its own output, never at the group's).
 
 Topics that are not columnar keep Faust's per-record path in the same consumer.
@@ -30,8 +32,9 @@ from faust.tables.manager import TableManager
 from faust.transport.drivers import TRANSPORTS
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
+from mode import Service
 
-from streams import transport_raw
+from streams import group_errors, transport_raw
 from streams.transport_batch import RecordBatch, pack
 
 SCHEME = "columnar"
@@ -92,6 +95,14 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             return False
         self._is_unanswered = False
         return done
+
+    @Service.task
+    async def _look_after_the_group(self) -> None:
+        while not self.should_stop:
+            await self.sleep(group_errors.LOOK_S)
+            coordinator = getattr(self._consumer, "_coordinator", None)
+            if coordinator is not None:
+                group_errors.take_error(coordinator)
 
     async def on_thread_stop(self) -> None:
         """Leave the group if it lets us; it notices by itself otherwise, when the session is over."""

@@ -84,6 +84,8 @@ def free_port() -> int:
 class WorkerProcess:
     """`headrace worker <roles>` without the command line."""
 
+    script = START
+
     def __init__(self, roles: str, settings: CommonSettings, folder: Path, **environment: Any) -> None:
         self.port = free_port()
         self.log = folder / f"{roles}-{self.port}.log"
@@ -100,7 +102,7 @@ class WorkerProcess:
         env.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", START, roles], env=env, stdout=out, stderr=subprocess.STDOUT
+                [sys.executable, "-c", self.script, roles], env=env, stdout=out, stderr=subprocess.STDOUT
             )
 
     def wait_ready(self, timeout_s: float = 60.0) -> WorkerProcess:
