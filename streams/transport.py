@@ -40,6 +40,10 @@ from streams.transport_batch import RecordBatch, pack
 SCHEME = "columnar"
 ANSWER_S = 2.0
 """A commit or a farewell that the broker has not answered by then is given up: a third of the shortest session."""
+FETCH_BYTES_MIN, FETCH_WAIT_MS = 64 << 10, 50
+"""A fetch is answered when so much is there, or after so long: a batch costs a tenth of a millisecond and more however
+few records it has, and at 300 requests a second nearly each would be one. Faust waits for one byte, or 1.5 s; and a
+partition that is new or sought waits as long for the fetch before."""
 log = logging.getLogger("headrace.transport")
 
 StartingOffsets = Callable[[set[TP]], Awaitable[Mapping[TP, int]]]
@@ -82,6 +86,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     _is_unanswered = False
     """The last commit got no answer."""
+
+    def _create_consumer(self, loop: asyncio.AbstractEventLoop) -> Any:
+        """Faust's, asking for so much at once that what comes one by one is handled by the dozen."""
+        consumer: Any = super()._create_consumer(loop)
+        consumer._fetch_min_bytes, consumer._fetch_max_wait_ms = FETCH_BYTES_MIN, FETCH_WAIT_MS
+        return consumer
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         if self._is_unanswered and self.app.should_stop:
