@@ -65,7 +65,10 @@ class Definitions:
             self.poll(0.2)
 
     def poll(self, timeout_s: float = 0.0) -> int:
-        """Take in what is there, waiting at most `timeout_s` for the first record; returns the number of records."""
+        """Take in what is there, waiting at most `timeout_s` for the first record; returns the number of records.
+
+        Nothing is there before `read_to_end` has been called.
+        """
         count = 0
         message = self._consumer.poll(timeout_s)
         while message is not None:

@@ -80,7 +80,7 @@ def ask(settings: CommonSettings, question: Callable[[float], T], stop: threadin
 
 
 def end_of(consumer: Consumer, partition: TopicPartition) -> int | None:
-    """First offset after what the log holds now, None when the broker does not say.
+    """First offset after what the log holds now; 0 where it holds nothing, None when the broker does not say.
 
     Who reads to the end needs to know where it is: the client's own event comes only when a fetch for more has waited
     in vain, half a second or as long as it was told.

@@ -12,7 +12,12 @@ from typing import Any
 
 from aiokafka import errors
 
-log = logging.getLogger("headrace.group")
+log = logging.getLogger("headrace.kafka.group")
+
+REMEDIES: dict[type[errors.KafkaError], str] = {
+    errors.GroupAuthorizationFailedError: "allow this process's Kafka user to READ that group (kafka-acls --group)",
+    errors.InconsistentGroupProtocolError: "a consumer that is no headrace worker is in it: stop that one",
+}
 
 LOOK_S = 0.5
 """Between two looks: a fraction of what a rebalance takes."""
@@ -27,6 +32,8 @@ def take_error(coordinator: Any) -> None:
         coordinator.check_errors()
     except errors.KafkaError as error:
         if coordinator._coordination_task.done() or not _passes(error):
+            remedy = REMEDIES.get(type(error), "see what the broker's log says of this group")
+            log.error("this worker has no part in the group %s any more (%s): %s", coordinator.group_id, error, remedy)
             raise
         log.warning("%s: the group's coordinator failed, joining again: %s", coordinator.group_id, error)
         coordinator.request_rejoin()

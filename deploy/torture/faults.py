@@ -258,10 +258,10 @@ def _storm(stage: Stage, hit: Hit) -> Steps:
     for _ in range(2):
         joiner = stage.new_joiner()
         joiner.start()
-        yield _any(lambda: joiner.is_ready, lambda: joiner.code is not None, _after(STORM_READY_S))  # noqa: B023
+        yield _any(lambda: joiner.is_ready, lambda: joiner.code is not None, _after(STORM_READY_S))  # noqa: B023 - not kept
         yield _after(hit.planned.lasts_s)
         joiner.send(signal.SIGTERM)
-        yield _any(lambda: joiner.code is not None, _after(12.0))  # noqa: B023
+        yield _any(lambda: joiner.code is not None, _after(12.0))  # noqa: B023 - not kept
         joiner.kill()
         joiner.end(1.0)
     _healed(stage, hit)

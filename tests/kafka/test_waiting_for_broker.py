@@ -27,7 +27,7 @@ def test_workers_started_before_the_broker_wait_for_it_and_serve(tmp_path: Path)
         ]
         try:
             for each in started:
-                until(lambda: WAITS in each.said(), 60, each.said)  # noqa: B023
+                until(lambda: WAITS in each.said(), 60, each.said)  # noqa: B023 - asked before the next
                 assert each.process.poll() is None
             local_broker.start(folder, port=int(running.bootstrap.rpartition(":")[2]), tied=True)
             for each in started:
