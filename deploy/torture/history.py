@@ -29,6 +29,8 @@ class Hit:
     """Why nothing was done."""
     num_kills: int = 0
     """SIGKILLs that really ended a process."""
+    is_over: bool = False
+    """Recovered, or given up."""
     bites: int = 0
     """Frames and connections that a network fault really touched."""
 
@@ -72,6 +74,10 @@ class History:
     def now_s(self) -> float:
         """Seconds since the shop opened."""
         return time.monotonic() - self._began_s
+
+    def under_fault(self) -> set[str]:
+        """Targets of the faults that are under way."""
+        return {hit.planned.target for hit in self.hits if not (hit.is_over or hit.passed_over)}
 
     def note(self, event: str, **details: Any) -> None:
         """Write one event."""
