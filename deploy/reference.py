@@ -13,7 +13,7 @@ from typing import Any
 import typer.main
 from pydantic_settings import BaseSettings
 
-from deploy.cli import app
+from deploy.cli.entry import app
 from learner.metrics import CATALOGUE as LEARNER_METRICS
 from learner.settings import LearnerSettings
 from schemas.compatibility import current

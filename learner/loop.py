@@ -29,6 +29,7 @@ from learner.uploads import Uploads
 from learner.watch import ManifestWatch
 from schemas.blocks import TransitionBlock
 from schemas.codec import BadRecord, decode
+from schemas.collector import uncollected
 from schemas.errors import UserError
 from schemas.fault_points import reach
 from schemas.records import Progress
@@ -87,9 +88,10 @@ class Loop:
             if not topics:
                 return 0
             identity = topics[topic(settings.namespace, "transitions")]
-            device = environment.configure(settings.threads, settings.device)  # loads torch: after what fails quickly
-            if make is None:
-                self._warm_up(device)
+            with uncollected():
+                device = environment.configure(settings.threads, settings.device)  # loads torch: after what fails fast
+                if make is None:
+                    self._warm_up(device)
             self._definitions = Definitions(settings, self._registry)
             self._definitions.read_to_end(START_S_MAX)
             namespace = self._wait_for_namespace()

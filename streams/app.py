@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 
+from schemas.collector import uncollected
 from schemas.errors import UserError
 from schemas.registry import open_registry
 from schemas.telemetry import MetricsServer
@@ -69,7 +70,8 @@ class _Life:
             server = MetricsServer(metrics, settings.metrics_host, settings.metrics_port, health.live, health.ready)
             try:
                 # Here, not above: Faust takes half a second to import, and the checks should be told at once.
-                from streams import agents, faust_worker
+                with uncollected():
+                    from streams import agents, faust_worker
 
                 loop = faust_worker.new_loop()
 

@@ -62,11 +62,6 @@ for _group in (
     importlib.import_module(f"deploy.cli.{_group}").register(app)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit. Raises SystemExit."""
-    sys.exit(run(arguments))
-
-
 def run(arguments: list[str] | None = None) -> int:
     """The exit code of one command line; everything wrong is told on stderr."""
     try:

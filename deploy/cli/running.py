@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from deploy.cli.options import Bootstrap, Namespace, StateDir, common
+from schemas.collector import uncollected
 from schemas.errors import UserError
 from schemas.settings import load_settings
 
@@ -78,13 +79,15 @@ def worker(
         raise typer.Exit(_apart(wanted, flags, insecure_dev, declare_gap))
     _log_to_stderr()
     if wanted == ("decide",):
-        from streams import decider
-        from streams.decider_settings import DeciderSettings
+        with uncollected():
+            from streams import decider
+            from streams.decider_settings import DeciderSettings
 
         settings = load_settings(DeciderSettings, **flags, insecure_dev=insecure_dev or None)
         raise typer.Exit(decider.run(settings))
-    from streams import app
-    from streams.settings import WorkerSettings
+    with uncollected():
+        from streams import app
+        from streams.settings import WorkerSettings
 
     raise typer.Exit(app.run(set(wanted), load_settings(WorkerSettings, **flags, declare_gap=declare_gap or None)))
 

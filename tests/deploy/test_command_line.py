@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,3 +130,21 @@ def test_a_demo_that_cannot_write_its_report_says_so_first(tmp_path: Path, capsy
 
     assert run(["demo", "--out", str(tmp_path / "file" / "below")]) == 1
     assert "--out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["learn"], ["--debug", "replay", "--to", "1"]], ids=" ".join)
+def test_what_computes_starts_again_under_the_pins_before_anything_is_loaded(words: list[str]) -> None:
+    program = (
+        "import os, sys\n"
+        "def again(program, words, environment):\n"
+        "    print(environment['HEADRACE_PINNED'], 'numpy' in sys.modules, 'typer' in sys.modules, flush=True)\n"
+        "    os._exit(0)\n"
+        "os.execve = again\n"
+        "from deploy.cli import main\n"
+        "main()\n"
+    )
+    bare = {name: value for name, value in os.environ.items() if name not in ("HEADRACE_PINNED", "HEADRACE_THREADS")}
+    for threads in ("", "3"):
+        environment = bare | ({"HEADRACE_THREADS": threads} if threads else {})
+        done = subprocess.run([sys.executable, "-c", program, *words], env=environment, capture_output=True, check=True)
+        assert done.stdout.decode().split() == [threads or "1", "False", "False"]
