@@ -30,7 +30,7 @@ from streams.cluster import require_topics
 from streams.dead_letters import DeadLetters
 from streams.decide import Asked, Decide, Decided, Situation
 from streams.decider_settings import DeciderSettings
-from streams.decision_blocks import blocks_of
+from streams.decision_blocks import parts_of
 from streams.fallback import fallback
 from streams.health import Health
 from streams.last_resort import LastResort
@@ -261,9 +261,9 @@ class Decider:
     def _reply(self, decided: Decided, arrivals: list[Arrival]) -> None:
         for group in decided.groups:
             immediate = group.task.reply == "immediate"
-            for partition, rows, block in blocks_of(group.task, group.version, group.rows, group.columns, self._topic):
+            for partition, rows, make in parts_of(group.task, group.version, group.rows, group.columns, self._topic):
                 places = [arrivals[group.rows[row].index].place for row in rows]
-                self._replies.journaled(partition, block, group.decisions[rows.start : rows.stop], places, immediate)
+                self._replies.journaled(partition, make, group.decisions[rows.start : rows.stop], places, immediate)
             for decision in group.decisions:
                 self._count(decision)
         for answer in decided.unjournaled:

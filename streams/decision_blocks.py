@@ -5,8 +5,9 @@ Pure. Owns the limits on a block's size: what leaves here fits into one Kafka me
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 
 import numpy as np
@@ -108,6 +109,14 @@ def blocks_of(
     task: Task, version: int, rows: Sequence[Row], columns: DecisionColumns, request_topic: str
 ) -> Iterator[tuple[int, range, DecisionBlock]]:
     """(journal partition, rows, block) for rows in order of journal partition, each block within the limits."""
+    for partition, part, make in parts_of(task, version, rows, columns, request_topic):
+        yield partition, part, make()
+
+
+def parts_of(
+    task: Task, version: int, rows: Sequence[Row], columns: DecisionColumns, request_topic: str
+) -> Iterator[tuple[int, range, Callable[[], DecisionBlock]]]:
+    """As `blocks_of`, each block still to be made: who may answer before it is journaled need not wait for it."""
     start = 0
     # A ceiling takes the longest ids, the maximum four bytes a character: it is at most four times the ceiling.
     is_small = 4 * bytes_ceiling_of(columns) <= BLOCK_BYTES_MAX
@@ -118,7 +127,7 @@ def blocks_of(
         yield (
             rows[start].journal_partition,
             range(start, stop),
-            block_of(task, version, rows[start:stop], part, request_topic),
+            partial(block_of, task, version, rows[start:stop], part, request_topic),
         )
         start = stop
 

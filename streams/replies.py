@@ -121,19 +121,19 @@ class Replies:
     def journaled(
         self,
         partition: int,
-        block: DecisionBlock,
+        make_block: Callable[[], DecisionBlock],
         decisions: Sequence[Decision],
         places: Sequence[Place],
         immediate: bool,
     ) -> None:
-        """Write a block and answer its rows, in the order that the task asks for."""
+        """Write the block of these rows and answer them, in the order that the task asks for."""
         effects = _Effects()
         if immediate:
             for answer in self._encoded(partition, decisions, places):
                 self._answer(effects, answer)
             effects.answers = []
         output = self._unhurried if immediate else self._journal
-        payload = encode(block, self._registry)
+        payload = encode(make_block(), self._registry)
         reach("decide.before-journal")
         self._send(output, self._journal_topic, partition, payload, None, lambda *ack: self._acked(effects, *ack))
         if not immediate:  # encoded while the journal record is on its way

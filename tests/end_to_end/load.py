@@ -16,7 +16,7 @@ import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from confluent_kafka import OFFSET_END, Consumer, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
 from schemas.settings import CommonSettings
 from schemas.topics import topic
@@ -63,6 +63,11 @@ class Load(threading.Thread):
     def num_unanswered(self) -> int:
         return len(self._waiting)
 
+    def unanswered(self) -> str:
+        """Who waits, for a message: how many of each phase, and the first of them."""
+        waiting = sorted(self._waiting, key=lambda name: int(name.removeprefix("ask-")))
+        return f"{dict(Counter(self.asked[name] for name in waiting))}, first {waiting[:20]}"
+
     def share(self, phase: str) -> float:
         """Of the requests asked in a phase, those that a baseline answered."""
         reasons = self.reasons[phase]
@@ -97,7 +102,8 @@ class Load(threading.Thread):
     def _subscribe(self) -> None:
         name = topic(self._settings.namespace, "decisions")
         partitions = self._consumer.list_topics(name, timeout=10).topics[name].partitions
-        self._consumer.assign([TopicPartition(name, partition, OFFSET_END) for partition in partitions])
+        # Not from its end: that is looked up while the first requests are answered, and their answers lie before it.
+        self._consumer.assign([TopicPartition(name, partition, 0) for partition in partitions])
 
     def _ask(self) -> None:
         number = len(self.asked)

@@ -102,7 +102,7 @@ def test_without_broker_and_learner_and_under_ten_times_the_load_every_request_i
         mended = _rss(loop)
         after = _burst(loop, load, "overload")
         load.rate_per_s = 0.0
-        assert processes.wait_until(lambda: load.num_unanswered == 0, ANSWERED_S), load.num_unanswered
+        assert processes.wait_until(lambda: load.num_unanswered == 0, ANSWERED_S), load.unanswered()
         drained = processes.wait_until(lambda: loop.is_drained(figures), 60, 0.25)
         assert drained, f"{figures.buckets()} {figures.num_decisions}\n{loop.said()}"
     finally:
