@@ -142,6 +142,16 @@ class FeatureColumns:
     def __len__(self) -> int:
         return len(self.num_candidates)
 
+    @property
+    def context_width(self) -> int:
+        """Dx."""
+        return int(self.context.shape[1])
+
+    @property
+    def action_width(self) -> int:
+        """Da; 0 also where there is no such column."""
+        return int(self.actions.shape[1]) if self.actions.ndim == 2 else 0
+
     def rows(self, start: int, stop: int) -> FeatureColumns:
         """Rows [start, stop) as views."""
         first, last = _ragged(self.num_candidates, start, stop)
@@ -259,6 +269,11 @@ class DecisionBlock:
     def __len__(self) -> int:
         return len(self.columns)
 
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return len(self)
+
 
 @dataclass(frozen=True, slots=True)
 class OutcomeBlock:
@@ -291,6 +306,11 @@ class OutcomeBlock:
 
     def __len__(self) -> int:
         return len(self.source_offsets)
+
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return len(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +362,11 @@ class TransitionBlock:
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return len(self)
 
     @property
     def last(self) -> int:

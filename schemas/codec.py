@@ -22,7 +22,7 @@ from schemas.blocks import NO_STRINGS, U8, Block, DecisionBlock, OutcomeBlock, S
 from schemas.bounds import LIMITS, BadRecord, Limits, Payload, bad, check, too_large, view_of
 from schemas.column_reader import LayoutFault, read_fields
 from schemas.column_writer import write_fields
-from schemas.columns import DTYPES, block_of, fields_of
+from schemas.columns import DTYPES, block_of, values_of
 from schemas.intake import outcome_of, parse_json, request_of
 from schemas.layout import DTYPES as ARRAY_DTYPES
 from schemas.layout import STRINGS
@@ -72,7 +72,7 @@ def encode(record: Message, registry: Registry, limits: Limits = LIMITS) -> byte
     if isinstance(record, DecisionBlock | OutcomeBlock | TransitionBlock):
         layout = registry.reader_of(name).layout
         assert layout is not None, "our own blocks have a layout"
-        message = write_fields(prefix, fields_of(record), layout)
+        message = write_fields(prefix, values_of(record, layout.names), layout)
     elif isinstance(record, Tick):
         message = prefix
     else:

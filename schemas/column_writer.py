@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -33,8 +33,10 @@ def _write_strings(buffer: U8, starts: I64, lengths: I32) -> U8:
     return out[: position + 1].copy()
 
 
-def _strings(column: Strings) -> bytes | U8:
+def _strings(column: Strings | tuple[str, ...]) -> bytes | U8:
     """As `_write_strings`; a column of none or one string, as a single decision has, costs no compiled call."""
+    if isinstance(column, tuple):
+        column = Strings.of(column)
     if len(column) == 0:
         return b"\0"
     if len(column) == 1:
@@ -60,50 +62,60 @@ def long_bytes(value: int) -> bytes:
     return bytes(out)
 
 
+INTS = -1
+"""A step of `_steps`: all integer columns that follow each other, written by one call."""
+
+
 @lru_cache(maxsize=64)
-def _int_names(layout: Layout) -> tuple[str, ...]:
-    """Integer columns of a layout, in its order."""
-    return tuple(name for name, kind in zip(layout.names, layout.kinds, strict=True) if kind in (I32S, I64S))
-
-
-def _int_arrays(fields: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
-    """The bytes of each integer column that has elements: one call for all, whatever their number."""
-    columns = [(name, fields[name]) for name in _int_names(layout)]
-    columns = [(name, column) for name, column in columns if column.size]
-    if not columns:
-        return {}
-    flat = [column if column.ndim == 1 else column.reshape(-1) for _, column in columns]
-    written, ends = write_arrays(np.concatenate(flat, dtype=np.int64), np.array([len(column) for column in flat]))
-    encoded = written.data
-    arrays: dict[str, Any] = {}
-    first = 0
-    for (name, _), last in zip(columns, ends.tolist(), strict=True):
-        arrays[name] = encoded[first:last]
-        first = last
-    return arrays
-
-
-def write_fields(prefix: bytes, fields: Mapping[str, Any], layout: Layout) -> bytes:
-    """`prefix` and the fields in the layout's order, as one message."""
-    int_arrays = _int_arrays(fields, layout)
-    parts: list[Any] = [prefix]
-    for name, kind in zip(layout.names, layout.kinds, strict=True):
-        if name in int_arrays:
-            parts.append(int_arrays[name])
+def _steps(layout: Layout) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+    """(places of the integer columns, steps (kind, place) in wire order; the place of an `INTS` step is which column
+    ends it)."""
+    ints = tuple(place for place, kind in enumerate(layout.kinds) if kind in (I32S, I64S))
+    steps: list[tuple[int, int]] = []
+    num_ints = 0
+    for place, kind in enumerate(layout.kinds):
+        if place not in ints:
+            steps.append((kind, place))
             continue
-        value = fields[name]
-        if kind == NUMBER:
+        if steps and steps[-1][0] == INTS:
+            steps.pop()
+        steps.append((INTS, num_ints))
+        num_ints += 1
+    return ints, tuple(steps)
+
+
+def _written_ints(values: Sequence[Any], ints: tuple[int, ...]) -> tuple[memoryview, list[int]]:
+    """(the bytes of the integer columns, where each ends): one call for all, whatever their number."""
+    columns = [values[place] for place in ints]
+    flat = [column if column.ndim == 1 else column.reshape(-1) for column in columns]
+    written, ends = write_arrays(np.concatenate(flat, dtype=np.int64), np.array([len(column) for column in flat]))
+    return written.data, ends.tolist()
+
+
+def write_fields(prefix: bytes, values: Sequence[Any], layout: Layout) -> bytes:
+    """`prefix` and the values of the layout's fields, in its order, as one message."""
+    ints, steps = _steps(layout)
+    written, ends = _written_ints(values, ints)
+    begin = 0
+    parts: list[Any] = [prefix]
+    for kind, place in steps:
+        if kind == INTS:
+            parts.append(written[begin : ends[place]])
+            begin = ends[place]
+            continue
+        value = values[place]
+        if kind == BYTES:
+            raw = value if isinstance(value, bytes) else value.tobytes()
+            parts += (long_bytes(len(raw)), raw)
+        elif kind == NUMBER:
             parts.append(long_bytes(value))
-        elif kind == FIXED:
-            parts.append(value)
+        elif kind == STRINGS:
+            parts.append(_strings(value))
         elif kind == TEXT:
             text = value.encode()
             parts += (long_bytes(len(text)), text)
-        elif kind == STRINGS:
-            parts.append(_strings(value))
-        elif kind == BYTES:
-            raw = value if isinstance(value, bytes) else value.tobytes()
-            parts += (long_bytes(len(raw)), raw)
+        elif kind == FIXED:
+            parts.append(value)
         elif not value.size:
             parts.append(b"\0")
         else:

@@ -7,6 +7,8 @@ Owns which bytes field is a column of what, and which columns must be how long. 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
+from operator import attrgetter
 from typing import Any, NoReturn
 
 import numpy as np
@@ -25,7 +27,7 @@ from schemas.outcome_columns import OutcomeColumns, decode_outcomes
 from schemas.records import DecisionBucket
 from schemas.soundness import all_sound_where, count_sums, first_not_finite, rises, sound_rows
 
-__all__ = ["DTYPES", "NAMES_ALWAYS_READ", "OutcomeColumns", "block_of", "decode_outcomes", "fields_of", "sound_rows"]
+__all__ = ["DTYPES", "NAMES_ALWAYS_READ", "OutcomeColumns", "block_of", "decode_outcomes", "sound_rows", "values_of"]
 
 _U64, _I32, _U8 = np.dtype("<u8"), np.dtype("<i4"), np.dtype("u1")
 DTYPES: Mapping[str, np.dtype[Any]] = {
@@ -240,18 +242,21 @@ def block_of(name: str, fields: Mapping[str, Any], limits: Limits) -> DecisionBl
     return _BUILDERS[name](fields, limits)
 
 
-def fields_of(block: DecisionBlock | OutcomeBlock | TransitionBlock) -> dict[str, Any]:
-    """The fields of the block's schema by name: its own columns, not copies, not checked (reading does that)."""
-    fields = {name: getattr(block, name) for name in type(block).__slots__}
-    fields["num_rows"] = len(block)
-    if isinstance(block, OutcomeBlock):
-        fields["type_names"] = Strings.of(block.type_names)
-        return fields
-    columns = fields.pop("columns")
-    fields.update((name, getattr(columns, name)) for name in DecisionColumns.__slots__)
-    features = fields.pop("features")
-    fields.update((name, getattr(features, name)) for name in FeatureColumns.__slots__)
-    fields["num_slots"] = columns.num_slots
-    fields["context_width"] = features.context.shape[1]
-    fields["action_width"] = features.actions.shape[1] if features.actions.ndim == 2 else 0
-    return fields
+def _path(block: str, name: str) -> str:
+    """Where the field `name` of a block's schema stands in the block."""
+    if block == "OutcomeBlock":
+        return name
+    if name in FeatureColumns.__slots__ or name in ("context_width", "action_width"):
+        return f"columns.features.{name}"
+    return f"columns.{name}" if name in DecisionColumns.__slots__ or name == "num_slots" else name
+
+
+@cache
+def _getter(block: str, names: tuple[str, ...]) -> Callable[[object], tuple[Any, ...]]:
+    """Takes all fields out of a block in one call: a decision by itself is a block, and someone waits for it."""
+    return attrgetter(*(_path(block, name) for name in names))
+
+
+def values_of(block: DecisionBlock | OutcomeBlock | TransitionBlock, names: tuple[str, ...]) -> tuple[Any, ...]:
+    """The fields `names` of the block's schema: its own columns, not copies, not checked (reading does that)."""
+    return _getter(type(block).__name__, names)(block)
