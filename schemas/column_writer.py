@@ -30,7 +30,7 @@ def _write_strings(buffer: U8, starts: I64, lengths: I32) -> U8:
             out[position] = buffer[byte]
             position += 1
     out[position] = 0
-    return out[: position + 1].copy()
+    return out[: position + 1]
 
 
 def _strings(column: Strings | tuple[str, ...]) -> bytes | U8:

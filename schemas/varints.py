@@ -192,4 +192,4 @@ def write_arrays(values: I64, counts: I64) -> tuple[U8, I64]:
         position += 1
         ends[column] = position
         first = last
-    return buffer[:position].copy(), ends
+    return buffer[:position], ends
