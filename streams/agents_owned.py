@@ -178,16 +178,14 @@ class OwnedPartition:
 
     async def _fold_one(self, join: JoinPartition, batch: RecordBatch, index: int) -> None:
         offset, time_ms = int(batch.offsets[index]), int(batch.timestamps_ms[index])
-        value = batch.value(index)
         block: DecisionBlock | OutcomeBlock | Tick | BadRecord
         try:
-            block = decode(
-                value if value is not None else b"", self._ports.registry, expect=JOURNAL_EXPECTED, strings=False
-            )
+            payload = batch.payload(index)
+            block = decode(payload, self._ports.registry, expect=JOURNAL_EXPECTED, strings=False)
         except BadRecord as error:
             block = error
             where = (self._journal, self.partition, offset)
-            await self._ports.dead_letters.write(where, value, time_ms, error.reason, error.detail)
+            await self._ports.dead_letters.write(where, batch.value(index), time_ms, error.reason, error.detail)
         join.fold(offset, time_ms, block)
 
     def _wait_for(self, fingerprint: bytes) -> None:

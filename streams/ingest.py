@@ -74,7 +74,7 @@ def ingest(batch: RecordBatch, mapping: SourceMapping | None, registry: Registry
     num_passed_over = 0
     for index in one_by_one.tolist():
         try:
-            outcome = decode(batch.value(index) or b"")
+            outcome = decode(batch.payload(index))
         except BadRecord as error:
             refused.append(Refused(index, error.reason, error.detail))
             continue

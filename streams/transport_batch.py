@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from schemas.blocks import I32, I64, U8
-from schemas.limits import view_of
+from schemas.limits import BadRecord, view_of
 
 NULL_LENGTH = -1
 """Length of a null value (a tombstone); an empty value has length 0."""
+OVERSIZED_LENGTH = -2
+"""Length of a value that stands for a whole record batch, which holds more than is decompressed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class RecordBatch:
     starts: I64
     """(N,) where each value starts in `buffer`."""
     lengths: I32
-    """(N,) bytes of each value, `NULL_LENGTH` for null."""
+    """(N,) bytes of each value, `NULL_LENGTH` for null, `OVERSIZED_LENGTH` for what was not decompressed."""
     buffer: U8
     """Bytes in which the values lie; may hold more than them (a whole fetch response). Always made by `view_of`: for a
     writable array numba would compile everything that reads it once more, half a minute on the event loop."""
@@ -42,12 +44,19 @@ class RecordBatch:
         return len(self.offsets)
 
     def value(self, index: int) -> memoryview | None:
-        """Bytes of one record without copying, None for null."""
+        """Bytes of one record without copying, None for null and for what was not decompressed."""
         length = int(self.lengths[index])
         if length < 0:
             return None
         start = int(self.starts[index])
         return self.buffer[start : start + length].data
+
+    def payload(self, index: int) -> memoryview | bytes:
+        """Bytes of one record to be decoded, none for null. Raises BadRecord ("too-large") where there are too many."""
+        if self.lengths[index] == OVERSIZED_LENGTH:
+            which = f"the compressed record batch from offset {int(self.offsets[index])} on"
+            raise BadRecord("too-large", f"{which} holds more than is decompressed: none of its records was read")
+        return self.value(index) or b""
 
     @property
     def size_bytes(self) -> int:

@@ -22,7 +22,6 @@ from typing import Any
 
 import aiokafka
 import numpy as np
-from aiokafka import codec
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.util import calc_crc32c
@@ -30,7 +29,8 @@ from numba import njit
 
 from schemas.blocks import I32, I64, U8
 from schemas.limits import view_of
-from streams.transport_batch import RecordBatch, join
+from streams.transport_batch import OVERSIZED_LENGTH, RecordBatch, join
+from streams.transport_codecs import BATCH_BYTES_MAX, decompressed
 
 TESTED_VERSIONS = ("0.14.",)
 _PARAMETERS = (
@@ -41,7 +41,6 @@ _HEADER_BYTES = 61
 _CRC_FROM = 21
 """The CRC covers everything from the attributes on."""
 _CODEC_BITS, _APPEND_TIME_BIT, _CONTROL_BIT = 0x07, 0x08, 0x20
-_DECODERS = {1: codec.gzip_decode, 2: codec.snappy_decode, 3: codec.lz4_decode, 4: codec.zstd_decode}
 
 BATCH_BYTES_TARGET = 1 << 20
 """Small record batches of one fetch are joined up to this: a Faust message costs about 80 µs whatever it holds."""
@@ -104,12 +103,14 @@ def batches(
     """Record batches in the bytes of one fetched partition, those below `from_offset` left out.
 
     Yields (batch or None for a control batch or one without records, offset to fetch next).
-    A record batch that is cut off at the end ends the iteration: it will be fetched again.
+    A record batch that is cut off at the end ends the iteration, and so does one after which `BATCH_BYTES_MAX` were
+    decompressed: what is left will be fetched again. One that holds more than that is one record without a value.
     Raises `CorruptRecordException` for a wrong CRC, a broken record or a format before v2 (Kafka 0.11).
     """
     view, at = memoryview(raw), 0
     whole = view_of(raw)
-    while at + _HEADER_BYTES <= len(view):
+    bytes_left = BATCH_BYTES_MAX
+    while at + _HEADER_BYTES <= len(view) and bytes_left > 0:
         (base, length, _, magic, crc, attributes, last_delta, first_time, max_time, _, _, _, num_records) = (
             _HEADER.unpack_from(view, at)
         )
@@ -126,10 +127,15 @@ def batches(
             yield None, max(from_offset, next_offset)
         else:
             codec_id = attributes & _CODEC_BITS
+            buffer, first = whole, at + _HEADER_BYTES
             if codec_id:
-                buffer, first = view_of(_DECODERS[codec_id](bytes(view[at + _HEADER_BYTES : end]))), 0
-            else:
-                buffer, first = whole, at + _HEADER_BYTES
+                content = decompressed(codec_id, bytes(view[first:end]))
+                if content is None:
+                    yield _oversized(topic, partition, max(base, from_offset), max_time, whole, first, next_offset)
+                    at = end
+                    continue
+                buffer, first = content, 0
+                bytes_left -= len(content)
             if num_records > len(buffer):  # before allocating columns for a count that cannot be true
                 raise CorruptRecordException(f"{num_records} records in {len(buffer)} bytes in {where}")
             offsets, times, starts = (np.empty(num_records, np.int64) for _ in range(3))
@@ -142,6 +148,14 @@ def batches(
             columns = (offsets[:found], times[:found], starts[:found], lengths[:found])
             yield RecordBatch(topic, partition, *columns, buffer, next_offset) if found else None, next_offset
         at = end
+
+
+def _oversized(
+    topic: str, partition: int, offset: int, time_ms: int, whole: U8, start: int, next_offset: int
+) -> tuple[RecordBatch, int]:
+    """One record in place of all that a record batch may hold: whoever reads it says what became of them."""
+    columns = (np.array([offset]), np.array([time_ms]), np.array([start]), np.array([OVERSIZED_LENGTH], np.int32))
+    return RecordBatch(topic, partition, *columns, whole, next_offset), next_offset
 
 
 def joined(found: Iterable[tuple[RecordBatch | None, int]]) -> Iterator[tuple[RecordBatch, int]]:

@@ -1,0 +1,117 @@
+"""What comes out of a compressed record batch is bounded, and up to the bound it is what went in."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import cramjam
+import numpy as np
+import pytest
+from aiokafka import codec
+from aiokafka.errors import CorruptRecordException
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+
+from schemas.bounds import BadRecord
+from streams import transport_codecs
+from streams.transport_batch import RecordBatch
+from streams.transport_codecs import BATCH_BYTES_MAX, GZIP, LZ4, SNAPPY, ZSTD, decompressed
+from streams.transport_raw import batches
+
+ENCODERS: dict[int, Any] = {
+    GZIP: codec.gzip_encode, SNAPPY: codec.snappy_encode, LZ4: codec.lz4_encode, ZSTD: codec.zstd_encode,
+}  # fmt: skip
+EACH_CODEC = pytest.mark.parametrize("codec_id", ENCODERS)
+
+
+def batch_of(codec_id: int, first: int, values: list[bytes]) -> bytes:
+    """A record batch (format v2) as a producer writes it, its first record at offset `first`."""
+    builder = DefaultRecordBatchBuilder(2, codec_id, 0, -1, -1, -1, 1 << 30)
+    for index, value in enumerate(values):
+        builder.append(index, timestamp=1_000 + index, key=None, value=value, headers=[])
+    return first.to_bytes(8, "big") + bytes(builder.build())[8:]
+
+
+def read(raw: bytes, from_offset: int = 0) -> list[tuple[RecordBatch | None, int]]:
+    return list(batches(raw, "t", 0, from_offset, check_crcs=False))
+
+
+@EACH_CODEC
+@pytest.mark.parametrize("num_bytes", [1, 70_000, 3_000_000])
+def test_what_went_in_comes_out(codec_id: int, num_bytes: int) -> None:
+    for payload in (random.Random(1).randbytes(num_bytes), bytes(num_bytes)):
+        found = decompressed(codec_id, bytes(ENCODERS[codec_id](payload)))
+        assert found is not None
+        assert found.tobytes() == payload
+        assert not found.flags.writeable
+
+
+def test_snappy_without_the_framing_of_java_is_read_too() -> None:
+    payload = b"click " * 1_000
+    found = decompressed(SNAPPY, bytes(cramjam.snappy.compress_raw(payload)))
+    assert found is not None
+    assert found.tobytes() == payload
+
+
+@EACH_CODEC
+def test_the_bound_itself_is_read_and_a_byte_more_is_not(codec_id: int) -> None:
+    for num_bytes, is_read in ((BATCH_BYTES_MAX, True), (BATCH_BYTES_MAX + 1, False)):
+        found = decompressed(codec_id, bytes(ENCODERS[codec_id](bytes(num_bytes))))
+        assert (found is not None) == is_read
+
+
+def test_thirty_gigabytes_of_zeros_cost_no_more_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    rooms: list[int] = []
+
+    def empty(size: int, dtype: Any) -> Any:
+        rooms.append(size)
+        return np.ndarray(size, dtype)
+
+    monkeypatch.setattr(transport_codecs.np, "empty", empty)
+    frame = bytes(cramjam.zstd.compress(bytes(8 << 20)))
+    assert decompressed(ZSTD, frame * 4_000) is None
+    assert max(rooms) == BATCH_BYTES_MAX
+    assert sum(rooms) < 1.2 * BATCH_BYTES_MAX
+
+
+@EACH_CODEC
+def test_bytes_that_the_codec_does_not_understand_are_called_corrupt(codec_id: int) -> None:
+    whole = bytes(ENCODERS[codec_id](random.Random(2).randbytes(50_000)))
+    for payload in (whole[: len(whole) // 2], b"\xff" * 100):
+        with pytest.raises(CorruptRecordException):
+            decompressed(codec_id, payload)
+
+
+def test_an_unknown_codec_is_called_corrupt() -> None:
+    with pytest.raises(CorruptRecordException, match="codec 7"):
+        decompressed(7, b"")
+
+
+@EACH_CODEC
+def test_a_record_batch_that_holds_too_much_is_one_record_and_those_around_it_are_read(codec_id: int) -> None:
+    bomb = [b"x", bytes(BATCH_BYTES_MAX), b"z"]
+    raw = batch_of(codec_id, 10, [b"a", b"b"]) + batch_of(codec_id, 12, bomb) + batch_of(codec_id, 15, [b"c"])
+    before, oversized, after = (batch for batch, _ in read(raw))
+    assert before is not None
+    assert oversized is not None
+    assert after is not None
+    assert [bytes(batch.payload(0)) for batch in (before, after)] == [b"a", b"c"]
+    assert oversized.offsets.tolist() == [12]
+    assert oversized.next_offset == 15
+    assert oversized.value(0) is None
+    with pytest.raises(BadRecord, match="offset 12") as refusal:
+        oversized.payload(0)
+    assert refusal.value.reason == "too-large"
+
+
+def test_of_a_fetch_no_more_is_decompressed_at_once_than_of_a_record_batch() -> None:
+    third = bytes(BATCH_BYTES_MAX // 3)
+    raw = b"".join(batch_of(ZSTD, offset, [third]) for offset in range(10))
+    offset, num_calls = 0, 0
+    while offset < 10:
+        found = read(raw, offset)
+        fresh = [batch for batch, _ in found if batch is not None]
+        assert sum(batch.size_bytes for batch in fresh) <= BATCH_BYTES_MAX + len(third)
+        assert fresh[0].offsets.tolist() == [offset]
+        offset, num_calls = found[-1][1], num_calls + 1
+    assert num_calls == 4
