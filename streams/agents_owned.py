@@ -106,6 +106,7 @@ class OwnedPartition:
             found.progress,
             JoinLimits(settings.open_decisions_max, settings.pending_outcomes_max),
         )
+        self._join.expect(found.journal_end)
         self.state = State.FOLDING
         reach("join.rebuilt")
         if found.progress is not None:

@@ -51,6 +51,8 @@ from streams.reward import NODE, USED, make_room, new_nodes
 
 __all__ = ["Gap", "JoinLimits", "JoinPartition", "UnknownTask"]
 
+_EXPECTED_ROWS_MAX = 1 << 19
+"""A table is made for no more rows at once than this (4 MiB an index): a backlog may be longer than what is held."""
 _RETAINED_SPACING_MS = 1_000
 """Records are let go in steps of this much log time: what is still there is judged by its own T."""
 
@@ -97,6 +99,7 @@ class JoinPartition:
         """(T, first sequence number after) of the records of decisions, and of outcomes."""
         self._history = History(start)
         self._candidates = Candidates()
+        self._backlog_end = 0
         if counted:
             count_from(self._counts, counted)
 
@@ -131,6 +134,13 @@ class JoinPartition:
             "uses": uses,
             "journal": {"undecodable": self.num_bad},
         }
+
+    def expect(self, journal_end: int) -> None:
+        """Say that the journal holds records up to `journal_end`: what it takes to remember them is made at once.
+
+        Changes no result.
+        """
+        self._backlog_end = journal_end
 
     def fold(self, offset: int, append_time_ms: int, block: DecisionBlock | OutcomeBlock | Tick | BadRecord) -> None:
         """Take the journal record at `offset`. One before the next offset is dropped.
@@ -187,8 +197,18 @@ class JoinPartition:
         self.next_offset = last + 1
         return True
 
+    def _widen(self, group: Group) -> None:
+        """Tables for the whole backlog, if it goes on as this group does, where they are too small for the group."""
+        num_left, num_records = self._backlog_end - int(group.offsets[0]), len(group.offsets)
+        rings = ((self._decisions, (0, 2), group.num_decisions), (self._outcomes, (0,), group.num_outcomes))
+        for ring, hashed, num_rows in rings:
+            wanted = min(_EXPECTED_ROWS_MAX, len(ring) + num_rows * num_left // num_records)
+            if len(ring) + num_rows > ring.num_chains and wanted > 2 * ring.num_chains:
+                ring.widen(wanted, hashed)
+
     def _fold_steps(self, group: Group, times: I64, counting: bool) -> None:
         known = self._definitions
+        self._widen(group)
         steps, parts = group.steps()
         steps = timed(steps, times, np.array([known.dedupe_at(time) for time in times.tolist()], np.int64))
         seqs = self._decisions.tail + np.cumsum(np.where(parts >= 0, steps[:, LAST] - steps[:, FIRST], 0))

@@ -13,6 +13,7 @@ decisions or outcomes but their record types.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +40,8 @@ HEAD, TAIL = 0, 1
 BUCKETS, MASK = 2, 3
 """Cursor: chains of index i at BUCKETS + 2 i, twice the last full power of two, less one, at MASK + 2 i."""
 
+CHAINS_MIN = 64
+"""Chains of an empty table, a power of two."""
 TOUCH_ROWS = 64
 """Rows looked up together: 64 rows times a few cache lines stay in the first-level cache."""
 
@@ -184,6 +187,13 @@ def _split(ring: Ring, index: int, hashed: int) -> None:
 
 
 @njit(**KERNEL)
+def spread(ring: Ring, index: int, hashed: int, num_chains: int) -> None:
+    """Split chains until there are `num_chains`; the caller has made room for their heads."""
+    while ring.cursor[BUCKETS + 2 * index] < num_chains:
+        _split(ring, index, hashed)
+
+
+@njit(**KERNEL)
 def touch(ring: Ring, index: int, words: npt.NDArray[np.uint64], first: int, deep: bool) -> int:
     """Read what looking up the next `TOUCH_ROWS` words will read: their misses then wait together, not in a row.
 
@@ -210,10 +220,10 @@ class PagedRing:
         self._free: list[int] = []
         self.num_pages = 0
         """Pages that have memory."""
-        heads = [np.zeros(64 if index < num_indexes else 1, np.int64) for index in range(2)]
-        cursor = np.array([1, 1, 64, 63, 64, 63], np.int64)
+        heads = [np.zeros(CHAINS_MIN if index < num_indexes else 1, np.int64) for index in range(2)]
+        cursor = np.array([1, 1, *2 * (CHAINS_MIN, CHAINS_MIN - 1)], np.int64)
         self.arrays = Ring(np.zeros(PAGE_ROWS, dtype), np.zeros(8, np.int64), cursor, heads[0], heads[1])
-        self._num_chains = 64
+        self._num_chains = CHAINS_MIN
         self._first = self._mapped = 0
         """Logical pages [first, mapped) have memory."""
 
@@ -247,6 +257,23 @@ class PagedRing:
             for index in range(self._num_indexes):
                 self._grow_heads(index, wanted)
             self._num_chains = len(self.arrays.heads_0)
+
+    @property
+    def num_chains(self) -> int:
+        """Chains of the first index; every other one has as many."""
+        return int(self.arrays.cursor[BUCKETS])
+
+    def widen(self, num_rows: int, hashed: Sequence[int]) -> None:
+        """Chains for `num_rows` records at once, where so many are known to come.
+
+        A table that grows with its records looks at each of them once more at every doubling, and each look is a cache
+        miss: more than half of what folding a decision costs. `hashed` names the word of each index.
+        """
+        num_chains = 1 << num_rows.bit_length()
+        for index, word in enumerate(hashed):
+            self._grow_heads(index, num_chains + 1)
+            spread(self.arrays, index, word, num_chains)
+        self._num_chains = len(self.arrays.heads_0)
 
     def evict(self, seq: int) -> None:
         """Let go of every record before `seq`."""

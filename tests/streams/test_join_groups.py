@@ -16,6 +16,7 @@ from schemas.codec import decode, encode
 from schemas.merged_reader import merge_decisions, merge_outcomes
 from schemas.registry import FileRegistry
 from schemas.task import TaskTable
+from streams import join_index
 from streams.join import JoinLimits, JoinPartition
 from streams.join_groups import DECISIONS, OTHER, OUTCOMES, classify, length_of_group, read_group, stretches
 from tests.oracle.join_world import Journal, make_journal, table_of, world_tasks
@@ -66,7 +67,8 @@ def in_groups(join: JoinPartition, journal: Journal, seed: int) -> int:
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_groups_give_the_rows_and_counts_of_single_records(seed: int) -> None:
+def test_groups_give_the_rows_and_counts_of_single_records(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(join_index, "CHAINS_MIN", 2)  # so that tables grow, and are made for a backlog at once
     tasks = world_tasks(seed)
     journal = make_journal(seed, tasks)
     if seed % 2:  # long stretches without a tick, as in a catch-up
@@ -74,6 +76,8 @@ def test_groups_give_the_rows_and_counts_of_single_records(seed: int) -> None:
         journal.append((len(journal), journal[-1][1] + 10_000_000, Tick()))
     limits = JoinLimits(num_open_max=3, num_pending_max=2) if seed % 7 == 0 else JoinLimits()
     single, grouped = (JoinPartition(0, TaskTable(tasks), limits=limits) for _ in range(2))
+    if seed % 3:
+        grouped.expect((0, len(journal), 40 * len(journal))[seed % 3])
     one_by_one(single, journal)
     num_grouped = in_groups(grouped, journal, seed)
     rows: tuple[Any, Any] = ({}, {})
@@ -83,6 +87,8 @@ def test_groups_give_the_rows_and_counts_of_single_records(seed: int) -> None:
     assert single.stats == grouped.stats
     assert single.sources == grouped.sources
     assert (single.time_ms, single.next_offset) == (grouped.time_ms, grouped.next_offset)
+    if seed % 3 == 2 and seed % 7:
+        assert grouped._decisions.num_chains > 2 * single._decisions.num_chains
     assert num_grouped > 0 or seed % 2 == 0 or limits.num_open_max == 3
 
 

@@ -69,6 +69,24 @@ def test_thousands_of_records_are_found_while_the_table_grows_and_old_ones_leave
     assert all(found(ring, number) == [] for number in range(0, 2 * kept, 7))
 
 
+def test_a_table_made_at_once_holds_what_it_held_and_grows_no_more_until_it_is_full() -> None:
+    ring, wide = PagedRing(OUTCOME, 1), 3_000
+    for number in range(700):
+        add(ring, number)
+    ring.evict(101)
+    ring.widen(wide, (0,))
+    num_chains = ring.num_chains
+    assert num_chains >= wide
+    for number in range(700, wide):
+        add(ring, number)
+    assert ring.num_chains == num_chains
+    for number in range(wide, 2 * num_chains):
+        add(ring, number)
+    assert ring.num_chains > num_chains
+    assert all(found(ring, number) == [] for number in range(100))
+    assert all(found(ring, number) == [number + 1] for number in range(100, 2 * num_chains, 3))
+
+
 def test_pages_that_were_left_are_the_next_to_be_written() -> None:
     ring = PagedRing(OUTCOME, 1)
     for number in range(20 * PAGE_ROWS):
