@@ -35,7 +35,9 @@ from streams.transport_batch import RecordBatch
 log = logging.getLogger(__name__)
 
 IN_FLIGHT_MAX = 32
-"""Batches written and not acked, each up to a megabyte."""
+"""Batches written and not acked, each about a megabyte."""
+IN_FLIGHT_BYTES_MAX = 64 << 20
+"""Of their values: a compressed record batch may hold thirty times as much as an ordinary one."""
 SETTLE_S = 2.0
 RETRY_S = 1.0
 LOOK_S = 1.0
@@ -55,6 +57,7 @@ class IngestAgent:
         self._mappings: dict[str, SourceMapping | None] = {topic(settings.namespace, "outcomes"): None}
         self._mappings.update({source.topic: SourceMapping(source) for source in tasks.sources})
         self._in_flight: set[asyncio.Task[None]] = set()
+        self._in_flight_bytes = 0
         self._taken: dict[str, int] = {}
         """``topic[partition]`` → offset after the newest batch taken; `_acked` likewise."""
         self._acked: dict[str, int] = {}
@@ -131,7 +134,8 @@ class IngestAgent:
         task = asyncio.ensure_future(self._finish(event, found, writes, started_s))
         self._in_flight.add(task)
         task.add_done_callback(self._in_flight.discard)
-        while len(self._in_flight) >= IN_FLIGHT_MAX:
+        self._in_flight_bytes += batch.size_bytes
+        while len(self._in_flight) >= IN_FLIGHT_MAX or self._in_flight_bytes > IN_FLIGHT_BYTES_MAX:
             await asyncio.wait(self._in_flight, return_when=asyncio.FIRST_COMPLETED)
 
     async def _decoded(self, batch: RecordBatch, mapping: SourceMapping | None) -> Ingested:
@@ -148,12 +152,14 @@ class IngestAgent:
 
     async def _finish(self, event: Any, found: Ingested, writes: list[asyncio.Future[int]], started_s: float) -> None:
         """Acknowledge the batch once all of it is written; an error ends the process before anything is skipped."""
+        batch: RecordBatch = event.value
         try:
             await asyncio.gather(*writes)
         except WriteError as error:
             self._broken(error)
             return
-        batch: RecordBatch = event.value
+        finally:
+            self._in_flight_bytes -= batch.size_bytes
         reach("ingest.before-ack")
         event.ack()
         self._acked[f"{batch.topic}[{batch.partition}]"] = batch.next_offset

@@ -172,6 +172,10 @@ class JoinPartition:
         if isinstance(block, Tick) and self.next_offset > self._counted_offset:
             self._offer_progress()
 
+    def pass_over(self, next_offset: int) -> None:
+        """The record folded last stands for all up to `next_offset`: a record batch that nobody can read."""
+        self.next_offset = next_offset
+
     def fold_group(self, group: Group) -> bool:
         """Take all records of `group`, as `fold` would one by one; False, and nothing changed: do that."""
         known = self._definitions

@@ -126,7 +126,11 @@ class Replies:
         places: Sequence[Place],
         immediate: bool,
     ) -> None:
-        """Write the block of these rows and answer them, in the order that the task asks for."""
+        """Write the block of these rows and answer them, in the order that the task asks for.
+
+        `make_block` is called after immediate answers have left: where it fails, they are answers without a record,
+        and their requests are not finished.
+        """
         effects = _Effects()
         if immediate:
             for answer in self._encoded(partition, decisions, places):

@@ -20,6 +20,8 @@ GROWTH = 1.05
 """Of resident memory since it was last given back; steady load stays below."""
 BUSY = 0.5
 """Of a processor since the last look: more is a flood."""
+BUSY_LOOKS_MAX = 60
+"""A flood of so many looks is how this process lives: what it needed once before may still be given back."""
 _STATM = Path("/proc/self/statm")
 _RESIDENT = 1
 """Index of resident pages in statm, see proc(5)."""
@@ -37,12 +39,14 @@ class SpareMemory:
         self._trim = trim
         self._kept_bytes = 0
         self._looked_cpu_s = cpu_s()
+        self._num_busy = 0
 
     def look(self) -> None:
         """Give back what a growth since the last time left unused. To be called every `LOOK_S`."""
         before_s, self._looked_cpu_s = self._looked_cpu_s, self._cpu_s()
         is_busy = self._looked_cpu_s - before_s > BUSY * LOOK_S
-        if not is_busy and self._resident_bytes() > GROWTH * self._kept_bytes:
+        self._num_busy = self._num_busy + 1 if is_busy and self._num_busy < BUSY_LOOKS_MAX else 0
+        if not self._num_busy and self._resident_bytes() > GROWTH * self._kept_bytes:
             self._trim()
             self._kept_bytes = self._resident_bytes()
 

@@ -8,6 +8,8 @@ Codecs are those of Kafka's record batches (format v2), by their number in the b
 
 from __future__ import annotations
 
+import gzip
+import io
 import struct
 import zlib
 
@@ -24,13 +26,11 @@ BATCH_BYTES_MAX = 32 << 20
 to be left after compression, as Java's does, may come to twenty."""
 
 GZIP, SNAPPY, LZ4, ZSTD = range(1, 5)
-_GZIP_WINDOW = 16 + zlib.MAX_WBITS
-"""zlib's way to say: with gzip's header."""
 _FIRST_GUESS, _GROWTH = 4, 8
 """Room for so many times the compressed bytes, and so many times more room each time that it was not enough."""
 _GUESS_BYTES_MIN = 64 << 10
-_OVERFLOW = ("whole buffer", "too small")
-"""What cramjam says, in one version or another, when the room is used up."""
+_OVERFLOW = "write whole buffer"
+"""What cramjam says when the room is used up."""
 _XERIAL_MAGIC, _XERIAL_HEADER_BYTES = b"\x82SNAPPY\0", 16
 
 
@@ -48,19 +48,16 @@ def decompressed(codec_id: int, payload: bytes) -> U8 | None:
             return _streamed(cramjam.lz4 if codec_id == LZ4 else cramjam.zstd, payload)
         else:
             raise CorruptRecordException(f"codec {codec_id}: expected 1 to 4 (gzip, snappy, lz4, zstd)")
-    except (zlib.error, struct.error, cramjam.DecompressionError) as error:
+    except (zlib.error, EOFError, OSError, struct.error, cramjam.DecompressionError) as error:
         raise CorruptRecordException(f"codec {codec_id}: {error}") from error
     return None if found is None else view_of(found)
 
 
 def _gunzipped(payload: bytes) -> bytes | None:
-    stream = zlib.decompressobj(_GZIP_WINDOW)
-    found = stream.decompress(payload, BATCH_BYTES_MAX + 1)
-    if len(found) > BATCH_BYTES_MAX:
-        return None
-    if not stream.eof:
-        raise CorruptRecordException("gzip: the stream ends before its end")
-    return found
+    """Of all members: Java reads one after another, so a broker takes a batch of several."""
+    with gzip.GzipFile(fileobj=io.BytesIO(payload)) as stream:
+        found = stream.read(BATCH_BYTES_MAX + 1)
+    return None if len(found) > BATCH_BYTES_MAX else found
 
 
 def _snappy_bytes(payload: bytes) -> int:
@@ -85,10 +82,12 @@ def _streamed(library: object, payload: bytes) -> U8 | None:
         try:
             num_bytes = library.decompress_into(payload, room)  # type: ignore[attr-defined]  # a module of cramjam's
         except cramjam.DecompressionError as error:
-            if not any(words in str(error) for words in _OVERFLOW):
+            if _OVERFLOW not in str(error):
                 raise
             if room_bytes == BATCH_BYTES_MAX:
                 return None
             room_bytes = min(BATCH_BYTES_MAX, _GROWTH * room_bytes)
         else:
-            return view_of(room[:num_bytes])
+            # A view keeps the whole room: of thousands of batches of one record, 64 KiB each.
+            is_roomy = 2 * num_bytes < room_bytes
+            return view_of(room[:num_bytes].tobytes() if is_roomy else room[:num_bytes])

@@ -91,7 +91,7 @@ def _walk(
             offsets[num_found] = base_offset + offset_delta
             times[num_found] = base_time + time_delta
             starts[num_found] = at
-            lengths[num_found] = value_length
+            lengths[num_found] = max(value_length, -1)
             num_found += 1
         at = end
     return num_found
@@ -104,7 +104,8 @@ def batches(
 
     Yields (batch or None for a control batch or one without records, offset to fetch next).
     A record batch that is cut off at the end ends the iteration, and so does one after which `BATCH_BYTES_MAX` were
-    decompressed: what is left will be fetched again. One that holds more than that is one record without a value.
+    decompressed: what is left will be fetched again. One that holds more than that is one record without a value,
+    which stands for all of its offsets.
     Raises `CorruptRecordException` for a wrong CRC, a broken record or a format before v2 (Kafka 0.11).
     """
     view, at = memoryview(raw), 0
@@ -131,6 +132,7 @@ def batches(
             if codec_id:
                 content = decompressed(codec_id, bytes(view[first:end]))
                 if content is None:
+                    bytes_left = 0  # it took as long as a whole fetch: heartbeats run in this thread too
                     yield _oversized(topic, partition, max(base, from_offset), max_time, whole, first, next_offset)
                     at = end
                     continue

@@ -65,7 +65,7 @@ class Load(threading.Thread):
 
     def unanswered(self) -> str:
         """Who waits, for a message: how many of each phase, and the first of them."""
-        waiting = sorted(self._waiting, key=lambda name: int(name.removeprefix("ask-")))
+        waiting = sorted(set(self._waiting), key=lambda name: int(name.removeprefix("ask-")))
         return f"{dict(Counter(self.asked[name] for name in waiting))}, first {waiting[:20]}"
 
     def share(self, phase: str) -> float:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from schemas.blocks import Tick, TransitionBlock
@@ -25,7 +26,7 @@ from streams.journal import WriteError
 from streams.metrics import worker_metrics
 from streams.read_back import Read, ReadState
 from streams.settings import WorkerSettings
-from streams.transport_batch import RecordBatch, pack
+from streams.transport_batch import OVERSIZED_LENGTH, RecordBatch, join, pack
 from tests.kafka.journal_writer import decision_block, outcome_block
 from tests.kafka.workers import project
 
@@ -299,3 +300,29 @@ def test_python_calls_per_block_do_not_grow_with_its_rows() -> None:
     calls(4)
     small, large = calls(64), calls(2048)
     assert large - small < 0.1 * (2048 - 64), "only buffers that double with the rows may add calls"
+
+
+def test_a_record_batch_that_nobody_can_read_is_one_dead_letter_and_the_fold_goes_on_behind_it() -> None:
+    async def run() -> None:
+        for is_joined in (True, False):  # with what follows it in one batch, and by itself
+            bench = Bench()
+            before = bench.append(1_000, decisions(ids(2)))
+            bench.journal += [(1_100, None)] * 5
+            after = bench.append(1_200, decisions(ids(2, 2)))
+            bench.begin()
+            unread = bench.fetch(1)
+            stand_in = replace(
+                unread,
+                **{name: getattr(unread, name)[:1] for name in ("offsets", "timestamps_ms", "starts")},
+                lengths=np.array([OVERSIZED_LENGTH], np.int32),
+                next_offset=6,
+            )
+            parts = [before, stand_in, after]
+            for batch in [join(parts)] if is_joined else parts:
+                assert await bench.owned.fold(batch)
+            assert [(where[2], reason) for where, _, _, reason, _ in bench.letters] == [(1, "too-large")]
+            assert bench.owned.next_offset == 7
+            assert await bench.owned.fold(bench.append(9_000, Tick()))
+            assert [len(block) for block in bench.written(TransitionBlock)] == [4]
+
+    asyncio.run(run())

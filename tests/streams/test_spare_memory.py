@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from streams.spare_memory import BUSY, LOOK_S, SpareMemory
+from streams.spare_memory import BUSY, BUSY_LOOKS_MAX, LOOK_S, SpareMemory
 
 MIB = 1 << 20
 FLOOD = """
@@ -77,3 +77,13 @@ def test_in_the_middle_of_a_flood_nothing_is_given_back_and_all_of_it_when_it_is
     cpu_s[0] += 0.9 * BUSY * LOOK_S
     memory.look()
     assert trims == [cpu_s[0]]
+
+
+def test_a_flood_that_does_not_end_is_looked_at_now_and_then() -> None:
+    cpu_s, trims = [0.0], []
+    memory = SpareMemory(lambda: 400 * MIB, lambda: cpu_s[0], lambda: trims.append(cpu_s[0]))
+    for number in range(1, BUSY_LOOKS_MAX + 2):
+        assert not trims, f"look {number}"
+        cpu_s[0] += LOOK_S
+        memory.look()
+    assert len(trims) == 1

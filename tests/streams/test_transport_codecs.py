@@ -14,7 +14,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from schemas.bounds import BadRecord
 from streams import transport_codecs
-from streams.transport_batch import RecordBatch
+from streams.transport_batch import NULL_LENGTH, RecordBatch
 from streams.transport_codecs import BATCH_BYTES_MAX, GZIP, LZ4, SNAPPY, ZSTD, decompressed
 from streams.transport_raw import batches
 
@@ -32,8 +32,10 @@ def batch_of(codec_id: int, first: int, values: list[bytes]) -> bytes:
     return first.to_bytes(8, "big") + bytes(builder.build())[8:]
 
 
-def read(raw: bytes, from_offset: int = 0) -> list[tuple[RecordBatch | None, int]]:
-    return list(batches(raw, "t", 0, from_offset, check_crcs=False))
+def read(raw: bytes, from_offset: int = 0) -> list[tuple[RecordBatch, int]]:
+    """(batch, offset to fetch next) of what one call reads at or behind an offset."""
+    found = batches(raw, "t", 0, from_offset, check_crcs=False)
+    return [(batch, next_offset) for batch, next_offset in found if batch is not None]
 
 
 @EACH_CODEC
@@ -91,10 +93,8 @@ def test_an_unknown_codec_is_called_corrupt() -> None:
 def test_a_record_batch_that_holds_too_much_is_one_record_and_those_around_it_are_read(codec_id: int) -> None:
     bomb = [b"x", bytes(BATCH_BYTES_MAX), b"z"]
     raw = batch_of(codec_id, 10, [b"a", b"b"]) + batch_of(codec_id, 12, bomb) + batch_of(codec_id, 15, [b"c"])
-    before, oversized, after = (batch for batch, _ in read(raw))
-    assert before is not None
-    assert oversized is not None
-    assert after is not None
+    (before, _), (oversized, next_offset) = read(raw)
+    ((after, _),) = read(raw, next_offset)
     assert [bytes(batch.payload(0)) for batch in (before, after)] == [b"a", b"c"]
     assert oversized.offsets.tolist() == [12]
     assert oversized.next_offset == 15
@@ -104,13 +104,45 @@ def test_a_record_batch_that_holds_too_much_is_one_record_and_those_around_it_ar
     assert refusal.value.reason == "too-large"
 
 
+def test_of_many_in_one_fetch_each_call_decompresses_one() -> None:
+    """Heartbeats run in the same thread: a fetch of thousands must not take a minute."""
+    bomb = batch_of(ZSTD, 0, [bytes(BATCH_BYTES_MAX + 1)])
+    raw = b"".join(offset.to_bytes(8, "big") + bomb[8:] for offset in range(20))
+    for offset in range(20):
+        ((stand_in, next_offset),) = read(raw, offset)
+        assert (stand_in.offsets.tolist(), next_offset) == ([offset], offset + 1)
+
+
+def test_gzip_of_several_members_is_read_as_java_reads_it() -> None:
+    payload = bytes(codec.gzip_encode(b"a" * 100)) + bytes(codec.gzip_encode(b"b" * 50))
+    found = decompressed(GZIP, payload)
+    assert found is not None
+    assert found.tobytes() == b"a" * 100 + b"b" * 50
+
+
+@EACH_CODEC
+def test_a_small_batch_keeps_no_more_memory_than_it_has_bytes(codec_id: int) -> None:
+    found = decompressed(codec_id, bytes(ENCODERS[codec_id](b"click " * 20)))
+    while isinstance(found, np.ndarray) and found.base is not None:
+        found = found.base
+    assert len(memoryview(found)) == 120  # type: ignore[arg-type]  # bytes or array: whatever owns the memory
+
+
+def test_a_length_that_no_producer_writes_is_a_null() -> None:
+    raw = bytearray(batch_of(0, 0, [b""]))
+    assert raw[-2] == 0  # the value's length, zigzag; then the number of headers
+    raw[-2] = 3  # -2
+    ((batch, _),) = read(bytes(raw))
+    assert batch.lengths.tolist() == [NULL_LENGTH]
+
+
 def test_of_a_fetch_no_more_is_decompressed_at_once_than_of_a_record_batch() -> None:
     third = bytes(BATCH_BYTES_MAX // 3)
     raw = b"".join(batch_of(ZSTD, offset, [third]) for offset in range(10))
     offset, num_calls = 0, 0
     while offset < 10:
         found = read(raw, offset)
-        fresh = [batch for batch, _ in found if batch is not None]
+        fresh = [batch for batch, _ in found]
         assert sum(batch.size_bytes for batch in fresh) <= BATCH_BYTES_MAX + len(third)
         assert fresh[0].offsets.tolist() == [offset]
         offset, num_calls = found[-1][1], num_calls + 1
