@@ -21,10 +21,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import aiokafka
+import google_crc32c
 import numpy as np
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
-from aiokafka.record.util import calc_crc32c
 from numba import njit
 
 from schemas.blocks import I32, I64, U8
@@ -121,7 +121,7 @@ def batches(
         where = f"{topic}[{partition}] at offset {base}"
         if magic != 2:
             raise CorruptRecordException(f"record batch format {magic} in {where}: expected 2")
-        if check_crcs and calc_crc32c(view[at + _CRC_FROM : end]) != crc:
+        if check_crcs and google_crc32c.value(bytes(view[at + _CRC_FROM : end])) != crc:
             raise CorruptRecordException(f"wrong CRC in {where}")
         next_offset = base + last_delta + 1
         if attributes & _CONTROL_BIT or num_records <= 0 or next_offset <= from_offset:
