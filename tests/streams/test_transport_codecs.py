@@ -147,3 +147,14 @@ def test_of_a_fetch_no_more_is_decompressed_at_once_than_of_a_record_batch() -> 
         assert fresh[0].offsets.tolist() == [offset]
         offset, num_calls = found[-1][1], num_calls + 1
     assert num_calls == 4
+
+
+@EACH_CODEC
+def test_a_bit_that_flipped_on_the_way_is_found(codec_id: int) -> None:
+    whole = batch_of(codec_id, 0, [b"click"] * 9)
+    assert len(list(batches(whole, "t", 0, 0, check_crcs=True))) == 1
+    for at in (21, 40, len(whole) - 1):  # the first byte that is covered, the header, the records
+        spoilt = bytearray(whole)
+        spoilt[at] ^= 16
+        with pytest.raises(CorruptRecordException, match="wrong CRC"):
+            list(batches(bytes(spoilt), "t", 0, 0, check_crcs=True))
