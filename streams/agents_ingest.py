@@ -35,9 +35,9 @@ from streams.transport_batch import RecordBatch
 log = logging.getLogger(__name__)
 
 IN_FLIGHT_MAX = 32
-"""Batches written and not acked, each about a megabyte."""
+"""Batches written and not acked, each about two megabytes."""
 IN_FLIGHT_BYTES_MAX = 64 << 20
-"""Of their values: a compressed record batch may hold thirty times as much as an ordinary one."""
+"""Of their values: a compressed record batch may hold much more than an ordinary one."""
 SETTLE_S = 2.0
 RETRY_S = 1.0
 LOOK_S = 1.0

@@ -55,7 +55,7 @@ def make_app(role: str, topics: Iterable[str], settings: WorkerSettings) -> Colu
         broker_rebalance_timeout=60.0,
         broker_commit_interval=settings.commit_interval_s,
         broker_commit_every=1_000_000,  # counts batches: the interval decides
-        stream_buffer_maxsize=64,  # counts batches of about a megabyte
+        stream_buffer_maxsize=64,  # counts batches of about two megabytes
         stream_wait_empty=True,  # loses nothing on SIGTERM
         table_standby_replicas=1,  # 0 would replace Faust's co-partitioning assignor by round robin
         TableManager=NoTables,

@@ -42,8 +42,9 @@ _CRC_FROM = 21
 """The CRC covers everything from the attributes on."""
 _CODEC_BITS, _APPEND_TIME_BIT, _CONTROL_BIT = 0x07, 0x08, 0x20
 
-BATCH_BYTES_TARGET = 1 << 20
-"""Small record batches of one fetch are joined up to this: a Faust message costs about 80 µs whatever it holds."""
+BATCH_BYTES_TARGET = 2 << 20
+"""Small record batches of one fetch are joined up to this: a Faust message costs about 80 µs whatever it holds, and the
+join folds so much at once (`join_groups.BYTES_MAX`)."""
 
 _topics: set[str] = set()
 
