@@ -83,6 +83,9 @@ def test_decide_leaves_a_dead_letter_and_goes_on(
         shop.collect(3, 60)
         shop.close()
         assert _reasons(settings, 2) == [("too-large", 1), ("too-large", 3)]
+        details = [letter.detail for *_, letter in read_all(settings, "dead-letters", 2)]
+        if num_mib > 100:
+            assert all("holds more than the client decompresses" in detail for detail in details)
         assert _peak_mib(decide) - before_mib < GROWTH_MIB_MAX
         code, _ = decide.stop()
     assert code == 0, decide.said()
