@@ -36,7 +36,7 @@ from streams.agents_ports import Ports, State, Unread
 from streams.join import Gap, JoinLimits, JoinPartition, UnknownTask
 from streams.join_groups import classify, length_of_group, read_group
 from streams.read_back import Read, ReadState, read_record
-from streams.transport_batch import OVERSIZED_LENGTH, RecordBatch
+from streams.transport_batch import RecordBatch
 
 log = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ class OwnedPartition:
             where = (self._journal, self.partition, offset)
             await self._ports.dead_letters.write(where, batch.value(index), time_ms, error.reason, error.detail)
         join.fold(offset, time_ms, block)
-        if batch.lengths[index] == OVERSIZED_LENGTH:
+        if batch.is_unread_batch(index):
             is_last = index + 1 == len(batch)
             join.pass_over(batch.next_offset if is_last else int(batch.offsets[index + 1]))
 

@@ -152,9 +152,7 @@ class Decider:
             lambda seconds: metrics.observe("headrace_decide_latency_seconds", seconds),
         )
         redelivery = Redelivery(settings, registry, tasks.table, namespace.partitions, self._stopping, health.beat)
-        self._requests = RequestLog(
-            settings, self._offsets, redelivery, self._replies.flush, self._unreadable, metrics, health
-        )
+        self._requests = RequestLog(settings, self._offsets, redelivery, self._replies.flush, metrics, health)
         self._reported_s = time.monotonic()
         self._counts: Counter[tuple[str, str]] = Counter()
 
@@ -235,13 +233,6 @@ class Decider:
             decision = fallback(request, task, reason, self._draw_key, _now_ms())
             self._count(decision)
         self._replies.refused(arrival.place, decision, arrival.payload, code, detail)
-
-    def _unreadable(self, partition: int, first: int, end: int) -> None:
-        """A record batch that no client of ours can decompress: one dead letter, in the place of its last request."""
-        place = Place(partition, end - 1, _now_ms(), as_json=False)
-        self._offsets.begin(partition, place.offset)
-        detail = f"the compressed record batch of offsets {first} to {end - 1} holds more than the client decompresses"
-        self._replies.refused(place, None, None, "too-large", f"{detail}: none of its requests was read")
 
     def _answer(self, batch: list[Asked], arrivals: list[Arrival], situation: Situation) -> None:
         """Decide the batch. If our own code fails on it, each request is tried alone, so that one harms only itself."""

@@ -52,7 +52,8 @@ from streams.reward import NODE, USED, make_room, new_nodes
 __all__ = ["Gap", "JoinLimits", "JoinPartition", "UnknownTask"]
 
 _EXPECTED_ROWS_MAX = 1 << 19
-"""A table is made for no more rows at once than this (4 MiB an index): a backlog may be longer than what is held."""
+"""A table is made for no more rows at once than this (4 MiB an index, 12 MiB a partition): a backlog may be longer than
+what is held."""
 _RETAINED_SPACING_MS = 1_000
 """Records are let go in steps of this much log time: what is still there is judged by its own T."""
 

@@ -269,7 +269,7 @@ class PagedRing:
         A table that grows with its records looks at each of them once more at every doubling, and each look is a cache
         miss: more than half of what folding a decision costs. `hashed` names the word of each index.
         """
-        num_chains = 1 << num_rows.bit_length()
+        num_chains = 1 << max(num_rows - 1, 1).bit_length()
         for index, word in enumerate(hashed):
             self._grow_heads(index, num_chains + 1)
             spread(self.arrays, index, word, num_chains)

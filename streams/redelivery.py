@@ -29,6 +29,9 @@ from streams.messages import code_of, place_of
 
 log = logging.getLogger(__name__)
 
+_UNREADABLE = (KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG)
+"""Of a record batch that the client cannot decode and fetches again for ever (librdkafka's issues 3935 and 5260)."""
+
 CLOCK_SLACK_MS = 2_000
 """Brokers' clocks differ: a decision may carry an earlier append time than its request."""
 POLL_S = 0.2
@@ -125,11 +128,13 @@ class Redelivery:
             message = self._poll(consumer)
             if message is None:
                 continue
-            partition, _ = place_of(message)
-            if code_of(message) is None:
+            partition, code = place_of(message)[0], code_of(message)
+            if code is None:
                 times.setdefault(partition, message.timestamp()[1])
-            elif code_of(message) == KafkaError._PARTITION_EOF:
+            elif code == KafkaError._PARTITION_EOF:
                 ended.add(partition)
+            elif code in _UNREADABLE:  # for ever: what stands behind may have been answered, however long ago
+                times.setdefault(partition, 0)
         return min(times.values(), default=None)
 
     def _poll(self, consumer: Consumer) -> Message | None:

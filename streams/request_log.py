@@ -21,7 +21,6 @@ from streams.health import Health
 from streams.messages import AnyMessage, code_of, place_of
 from streams.offsets import Offsets
 from streams.redelivery import Logged, Redelivery
-from streams.unreadable import first_readable
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +41,6 @@ class RequestLog:
     """One worker's share of the requests topic.
 
     `drain(timeout_s)` delivers what this process still has on its way and returns how many records are left.
-    `unreadable(partition, first, end)` hears of a record batch that no client of ours can read; it is passed over.
     """
 
     def __init__(
@@ -51,7 +49,6 @@ class RequestLog:
         offsets: Offsets,
         redelivery: Redelivery,
         drain: Callable[[float], int],
-        unreadable: Callable[[int, int, int], None],
         metrics: Metrics,
         health: Health,
     ) -> None:
@@ -59,9 +56,6 @@ class RequestLog:
         self._offsets = offsets
         self._redelivery = redelivery
         self._drain = drain
-        self._unreadable = unreadable
-        self._passed_over: dict[int, int] = {}
-        """Partition → end of the last record batch passed over: errors of it may still be queued."""
         self._metrics = metrics
         self._health = health
         self._topic = topic(settings.namespace, "requests")
@@ -166,24 +160,9 @@ class RequestLog:
         code = code_of(message)
         if code == KafkaError._FATAL:
             self._fail(str(message.error()))
-        elif code == KafkaError._BAD_COMPRESSION:
-            self._pass_over(*place_of(message))
         elif code is not None and code not in _CONNECTION_EVENTS:
             log.warning("%s: %s", self._topic, message.error())
         return code is None
-
-    def _pass_over(self, partition: int, first: int) -> None:
-        """Go on behind a record batch that the client would fetch again for ever."""
-        if first < self._passed_over.get(partition, 0):
-            return
-        try:
-            end = first_readable(self._settings, self._topic, partition, first)
-            self._consumer.seek(TopicPartition(self._topic, partition, end))
-        except (KafkaException, TimeoutError) as error:  # it is met again: when the broker answers, or by a new owner
-            log.warning("%s[%d] offset %d cannot be read nor passed over: %s", self._topic, partition, first, error)
-            return
-        self._passed_over[partition] = end
-        self._unreadable(partition, first, end)
 
     def _fail(self, why: str) -> None:
         """Nothing comes any more, of whatever is sent: the process must end rather than look alive."""

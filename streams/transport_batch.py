@@ -18,6 +18,12 @@ NULL_LENGTH = -1
 """Length of a null value (a tombstone); an empty value has length 0."""
 OVERSIZED_LENGTH = -2
 """Length of a value that stands for a whole record batch, which holds more than is decompressed."""
+BROKEN_LENGTH = -3
+"""The same for one that came as it was sent and cannot be decompressed."""
+_UNREAD = {
+    OVERSIZED_LENGTH: ("too-large", "holds more than is decompressed"),
+    BROKEN_LENGTH: ("bad-compression", "is not what its codec writes"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +39,7 @@ class RecordBatch:
     starts: I64
     """(N,) where each value starts in `buffer`."""
     lengths: I32
-    """(N,) bytes of each value, `NULL_LENGTH` for null, `OVERSIZED_LENGTH` for what was not decompressed."""
+    """(N,) bytes of each value, `NULL_LENGTH` for null, or the reason why its record batch was not read."""
     buffer: U8
     """Bytes in which the values lie; may hold more than them (a whole fetch response). Always made by `view_of`: for a
     writable array numba would compile everything that reads it once more, half a minute on the event loop."""
@@ -52,11 +58,16 @@ class RecordBatch:
         return self.buffer[start : start + length].data
 
     def payload(self, index: int) -> memoryview | bytes:
-        """Bytes of one record to be decoded, none for null. Raises BadRecord ("too-large") where there are too many."""
-        if self.lengths[index] == OVERSIZED_LENGTH:
+        """Bytes of one record to be decoded, none for null. Raises BadRecord where it stands for an unread batch."""
+        if self.is_unread_batch(index):
+            reason, what = _UNREAD[int(self.lengths[index])]
             which = f"the compressed record batch from offset {int(self.offsets[index])} on"
-            raise BadRecord("too-large", f"{which} holds more than is decompressed: none of its records was read")
+            raise BadRecord(reason, f"{which} {what}: none of its records was read")
         return self.value(index) or b""
+
+    def is_unread_batch(self, index: int) -> bool:
+        """Whether the record stands for all records of a batch that was not read."""
+        return int(self.lengths[index]) in _UNREAD
 
     @property
     def size_bytes(self) -> int:

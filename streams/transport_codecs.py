@@ -8,8 +8,6 @@ Codecs are those of Kafka's record batches (format v2), by their number in the b
 
 from __future__ import annotations
 
-import gzip
-import io
 import struct
 import zlib
 
@@ -26,6 +24,8 @@ BATCH_BYTES_MAX = 32 << 20
 to be left after compression, as Java's does, may come to twenty."""
 
 GZIP, SNAPPY, LZ4, ZSTD = range(1, 5)
+_GZIP_MAGIC, _GZIP_WINDOW = b"\x1f\x8b", 16 + zlib.MAX_WBITS
+"""How a member begins, and zlib's way to say that it has gzip's header."""
 _FIRST_GUESS, _GROWTH = 4, 8
 """Room for so many times the compressed bytes, and so many times more room each time that it was not enough."""
 _GUESS_BYTES_MIN = 64 << 10
@@ -48,16 +48,25 @@ def decompressed(codec_id: int, payload: bytes) -> U8 | None:
             return _streamed(cramjam.lz4 if codec_id == LZ4 else cramjam.zstd, payload)
         else:
             raise CorruptRecordException(f"codec {codec_id}: expected 1 to 4 (gzip, snappy, lz4, zstd)")
-    except (zlib.error, EOFError, OSError, struct.error, cramjam.DecompressionError) as error:
+    except (zlib.error, struct.error, cramjam.DecompressionError) as error:
         raise CorruptRecordException(f"codec {codec_id}: {error}") from error
     return None if found is None else view_of(found)
 
 
 def _gunzipped(payload: bytes) -> bytes | None:
-    """Of all members: Java reads one after another, so a broker takes a batch of several."""
-    with gzip.GzipFile(fileobj=io.BytesIO(payload)) as stream:
-        found = stream.read(BATCH_BYTES_MAX + 1)
-    return None if len(found) > BATCH_BYTES_MAX else found
+    """Of all members, up to what is none: so Java reads, and what Java reads a broker takes."""
+    parts: list[bytes] = []
+    bytes_left = BATCH_BYTES_MAX
+    while not parts or payload.startswith(_GZIP_MAGIC):
+        member = zlib.decompressobj(_GZIP_WINDOW)
+        parts.append(member.decompress(payload, bytes_left + 1))
+        bytes_left -= len(parts[-1])
+        if bytes_left < 0:
+            return None
+        if not member.eof:
+            raise CorruptRecordException("gzip: the stream ends before its end")
+        payload = member.unused_data
+    return b"".join(parts)
 
 
 def _snappy_bytes(payload: bytes) -> int:

@@ -25,11 +25,12 @@ import google_crc32c
 import numpy as np
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
+from aiokafka.record.util import calc_crc32c
 from numba import njit
 
 from schemas.blocks import I32, I64, U8
 from schemas.limits import view_of
-from streams.transport_batch import OVERSIZED_LENGTH, RecordBatch, join
+from streams.transport_batch import BROKEN_LENGTH, OVERSIZED_LENGTH, RecordBatch, join
 from streams.transport_codecs import BATCH_BYTES_MAX, decompressed
 
 TESTED_VERSIONS = ("0.14.",)
@@ -46,6 +47,8 @@ BATCH_BYTES_TARGET = 2 << 20
 """Small record batches of one fetch are joined up to this: a Faust message costs about 80 µs whatever it holds, and the
 join folds so much at once (`join_groups.BYTES_MAX`)."""
 
+_crc32c = google_crc32c.value if google_crc32c.implementation == "c" else calc_crc32c
+"""Without its compiled part the former is Python, byte by byte."""
 _topics: set[str] = set()
 
 
@@ -105,8 +108,8 @@ def batches(
 
     Yields (batch or None for a control batch or one without records, offset to fetch next).
     A record batch that is cut off at the end ends the iteration, and so does one after which `BATCH_BYTES_MAX` were
-    decompressed: what is left will be fetched again. One that holds more than that is one record without a value,
-    which stands for all of its offsets.
+    decompressed: what is left will be fetched again. One that holds more than that, or what its codec does not
+    understand, is one record without a value, which stands for all of its offsets.
     Raises `CorruptRecordException` for a wrong CRC, a broken record or a format before v2 (Kafka 0.11).
     """
     view, at = memoryview(raw), 0
@@ -122,7 +125,7 @@ def batches(
         where = f"{topic}[{partition}] at offset {base}"
         if magic != 2:
             raise CorruptRecordException(f"record batch format {magic} in {where}: expected 2")
-        if check_crcs and google_crc32c.value(bytes(view[at + _CRC_FROM : end])) != crc:
+        if check_crcs and _crc32c(bytes(view[at + _CRC_FROM : end])) != crc:
             raise CorruptRecordException(f"wrong CRC in {where}")
         next_offset = base + last_delta + 1
         if attributes & _CONTROL_BIT or num_records <= 0 or next_offset <= from_offset:
@@ -131,10 +134,11 @@ def batches(
             codec_id = attributes & _CODEC_BITS
             buffer, first = whole, at + _HEADER_BYTES
             if codec_id:
-                content = decompressed(codec_id, bytes(view[first:end]))
-                if content is None:
+                content = _content(codec_id, bytes(view[first:end]), check_crcs)
+                if isinstance(content, int):
                     bytes_left = 0  # it took as long as a whole fetch: heartbeats run in this thread too
-                    yield _oversized(topic, partition, max(base, from_offset), max_time, whole, first, next_offset)
+                    place = (max(base, from_offset), max_time, first, content)
+                    yield _stand_in(topic, partition, place, whole, next_offset), next_offset
                     at = end
                     continue
                 buffer, first = content, 0
@@ -153,12 +157,30 @@ def batches(
         at = end
 
 
-def _oversized(
-    topic: str, partition: int, offset: int, time_ms: int, whole: U8, start: int, next_offset: int
-) -> tuple[RecordBatch, int]:
-    """One record in place of all that a record batch may hold: whoever reads it says what became of them."""
-    columns = (np.array([offset]), np.array([time_ms]), np.array([start]), np.array([OVERSIZED_LENGTH], np.int32))
-    return RecordBatch(topic, partition, *columns, whole, next_offset), next_offset
+def _content(codec_id: int, payload: bytes, is_as_sent: bool) -> U8 | int:
+    """What a record batch holds, or the length that says why it is not read.
+
+    Bytes that came as they were sent (their CRC was right) and that no codec understands would come again for ever.
+    """
+    try:
+        content = decompressed(codec_id, payload)
+    except CorruptRecordException:
+        if not is_as_sent:
+            raise
+        return BROKEN_LENGTH
+    return OVERSIZED_LENGTH if content is None else content
+
+
+def _stand_in(
+    topic: str, partition: int, place: tuple[int, int, int, int], buffer: U8, next_offset: int
+) -> RecordBatch:
+    """One record in place of all that a record batch may hold: whoever reads it says what became of them.
+
+    `place`: offset, time, where it starts in `buffer`, length.
+    """
+    offset, time_ms, start, length = place
+    rows = (np.array([offset]), np.array([time_ms]), np.array([start]), np.array([length], np.int32))
+    return RecordBatch(topic, partition, *rows, buffer, next_offset)
 
 
 def joined(found: Iterable[tuple[RecordBatch | None, int]]) -> Iterator[tuple[RecordBatch, int]]:

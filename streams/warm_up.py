@@ -53,10 +53,13 @@ def warm_up_join(registry: Registry) -> None:
     """Two decisions, their outcomes, and the transitions that come of them."""
     from streams.join import JoinPartition
     from streams.join_groups import classify, read_group
+    from streams.join_index import CHAINS_MIN, DECISION, OUTCOME, PagedRing
 
     started_s = time.monotonic()
     task = parse(_PROJECT).tasks[0]
     join = JoinPartition(0, TaskTable([task]), Resume(0))
+    for dtype, hashed in ((DECISION, (0, 2)), (OUTCOME, (0,))):
+        PagedRing(dtype, len(hashed)).widen(2 * CHAINS_MIN, hashed)
     ((_, outcomes),) = ingest(_batch([_outcome(registry)]), None, registry, 1).blocks
     blocks = (_decisions(task), outcomes, Tick(), Tick())
     batch = _batch([encode(block, registry) for block in blocks])

@@ -37,7 +37,7 @@ class Worker:
         nothing: Any = SimpleNamespace(
             answered=lambda *_: {}, drop=lambda *_, **__: None, wait_for=lambda *_: None, forget=lambda *_: None
         )
-        self.log = RequestLog(settings, self.offsets, nothing, lambda _: 0, nothing, nothing, nothing)
+        self.log = RequestLog(settings, self.offsets, nothing, lambda _: 0, nothing, nothing)
         self._has_subscribed = False
 
     def read(self) -> int:

@@ -56,7 +56,7 @@ def test_a_commit_that_fails_is_made_again_without_another_request(
     monkeypatch.setattr(request_log, "Consumer", Consumer)
     offsets, unused = Offsets(), SimpleNamespace()
     settings = load_settings(DeciderSettings, state_dir=tmp_path, decide_commit_s=1e-9)
-    reader: Any = RequestLog(settings, offsets, unused, lambda _: 0, unused, unused, unused)  # type: ignore[arg-type]
+    reader: Any = RequestLog(settings, offsets, unused, lambda _: 0, unused, unused)  # type: ignore[arg-type]
     offsets.own([0, 3])
     for partition in (0, 3):
         for offset in (10, 11):
@@ -82,7 +82,7 @@ def test_a_worker_that_looks_up_earlier_answers_is_alive_and_not_ready(
     health = Health(60.0, lambda: clock_s[0])
     settings = load_settings(DeciderSettings, state_dir=tmp_path)
     search: Any = SimpleNamespace(answered=lambda *_: {})
-    reader: Any = RequestLog(settings, Offsets(), search, lambda _: 0, SimpleNamespace(), SimpleNamespace(), health)  # type: ignore[arg-type]
+    reader: Any = RequestLog(settings, Offsets(), search, lambda _: 0, SimpleNamespace(), health)  # type: ignore[arg-type]
     reader.subscribe()
 
     def committed(places: list[TopicPartition], timeout: float) -> list[TopicPartition]:

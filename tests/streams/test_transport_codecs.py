@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import cramjam
+import google_crc32c
 import numpy as np
 import pytest
 from aiokafka import codec
@@ -118,6 +119,36 @@ def test_gzip_of_several_members_is_read_as_java_reads_it() -> None:
     found = decompressed(GZIP, payload)
     assert found is not None
     assert found.tobytes() == b"a" * 100 + b"b" * 50
+
+
+def test_what_stands_behind_gzip_and_is_none_is_left_out_as_java_leaves_it_out() -> None:
+    found = decompressed(GZIP, bytes(codec.gzip_encode(b"a" * 100)) + b"garbage, not a member")
+    assert found is not None
+    assert found.tobytes() == b"a" * 100
+
+
+def test_gzip_of_many_members_is_bounded_as_a_whole() -> None:
+    member = bytes(codec.gzip_encode(bytes(BATCH_BYTES_MAX // 4)))
+    assert decompressed(GZIP, 4 * member) is not None
+    assert decompressed(GZIP, 5 * member) is None
+
+
+@pytest.mark.parametrize("codec_id", [LZ4, ZSTD])
+def test_what_came_as_it_was_sent_and_cannot_be_decompressed_is_one_record(codec_id: int) -> None:
+    """A broker takes, for instance, an lz4 frame with bytes behind it: to raise would end every reader in turn."""
+    whole = batch_of(codec_id, 7, [b"click"] * 9)
+    spoilt = bytearray(whole + b"more")
+    spoilt[8:12] = (len(spoilt) - 12).to_bytes(4, "big")
+    spoilt[-20] ^= 255
+    spoilt[17:21] = google_crc32c.value(bytes(spoilt[21:])).to_bytes(4, "big")
+    ((stand_in, next_offset),) = list(batches(bytes(spoilt), "t", 0, 0, check_crcs=True))
+    assert stand_in is not None
+    assert (stand_in.offsets.tolist(), next_offset) == ([7], 16)
+    with pytest.raises(BadRecord, match="codec") as refusal:
+        stand_in.payload(0)
+    assert refusal.value.reason == "bad-compression"
+    with pytest.raises(CorruptRecordException):  # without CRCs nobody knows who spoilt it
+        list(batches(bytes(spoilt), "t", 0, 0, check_crcs=False))
 
 
 @EACH_CODEC
