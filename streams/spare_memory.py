@@ -2,8 +2,7 @@
 
 glibc keeps what was freed below anything that still lives, so a worker would hold for ever the most that it ever
 needed: after an outage, that of a backlog read at once. Looked at every second, given back only where the process has
-grown since the last time, and never in the middle of a flood, which would take every page again at once (42 % of all
-page faults of a join that caught up): under steady load nothing is done, and no decision waits for it.
+grown since the last time: under steady load nothing is done, and no decision waits for it.
 """
 
 from __future__ import annotations
@@ -11,42 +10,28 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 LOOK_S = 1.0
 GROWTH = 1.05
 """Of resident memory since it was last given back; steady load stays below."""
-BUSY = 0.5
-"""Of a processor since the last look: more is a flood."""
-BUSY_LOOKS_MAX = 60
-"""A flood of so many looks is how this process lives: what it needed once before may still be given back."""
 _STATM = Path("/proc/self/statm")
 _RESIDENT = 1
 """Index of resident pages in statm, see proc(5)."""
 
 
 class SpareMemory:
-    """Gives unused memory back by `trim` when `resident_bytes` says that the process has grown and `cpu_s`, the
-    processor time it has used so far, that it has little to do."""
+    """Gives unused memory back by `trim` when `resident_bytes` says that the process has grown."""
 
-    def __init__(
-        self, resident_bytes: Callable[[], int], cpu_s: Callable[[], float], trim: Callable[[], object]
-    ) -> None:
+    def __init__(self, resident_bytes: Callable[[], int], trim: Callable[[], object]) -> None:
         self._resident_bytes = resident_bytes
-        self._cpu_s = cpu_s
         self._trim = trim
         self._kept_bytes = 0
-        self._looked_cpu_s = cpu_s()
-        self._num_busy = 0
 
     def look(self) -> None:
-        """Give back what a growth since the last time left unused. To be called every `LOOK_S`."""
-        before_s, self._looked_cpu_s = self._looked_cpu_s, self._cpu_s()
-        is_busy = self._looked_cpu_s - before_s > BUSY * LOOK_S
-        self._num_busy = self._num_busy + 1 if is_busy and self._num_busy < BUSY_LOOKS_MAX else 0
-        if not self._num_busy and self._resident_bytes() > GROWTH * self._kept_bytes:
+        """Give back what a growth since the last time left unused."""
+        if self._resident_bytes() > GROWTH * self._kept_bytes:
             self._trim()
             self._kept_bytes = self._resident_bytes()
 
@@ -57,7 +42,7 @@ def give_back_from_now_on() -> None:
     if trim is None or not _STATM.exists():
         return
     trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
-    memory = SpareMemory(_resident_bytes, time.process_time, lambda: trim(0))
+    memory = SpareMemory(_resident_bytes, lambda: trim(0))
     threading.Thread(target=_look_for_ever, args=(memory,), name="spare-memory", daemon=True).start()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from streams.spare_memory import BUSY, BUSY_LOOKS_MAX, LOOK_S, SpareMemory
+from streams.spare_memory import SpareMemory
 
 MIB = 1 << 20
 FLOOD = """
@@ -55,7 +55,7 @@ def test_nothing_is_done_while_nothing_has_grown_since_it_was_last_given_back() 
         trims.append(resident[0])
         resident[0] = 200 * MIB
 
-    memory = SpareMemory(lambda: resident[0], lambda: 0.0, trim)
+    memory = SpareMemory(lambda: resident[0], trim)
     memory.look()
     assert len(trims) == 1, "the first look finds what the start left"
     for mib in (200, 205, 209, 195):
@@ -65,25 +65,3 @@ def test_nothing_is_done_while_nothing_has_grown_since_it_was_last_given_back() 
     resident[0] = 211 * MIB
     memory.look()
     assert trims[1:] == [211 * MIB]
-
-
-def test_in_the_middle_of_a_flood_nothing_is_given_back_and_all_of_it_when_it_is_over() -> None:
-    cpu_s, trims = [0.0], []
-    memory = SpareMemory(lambda: 400 * MIB, lambda: cpu_s[0], lambda: trims.append(cpu_s[0]))
-    for _ in range(5):
-        cpu_s[0] += 1.1 * BUSY * LOOK_S
-        memory.look()
-    assert not trims
-    cpu_s[0] += 0.9 * BUSY * LOOK_S
-    memory.look()
-    assert trims == [cpu_s[0]]
-
-
-def test_a_flood_that_does_not_end_is_looked_at_now_and_then() -> None:
-    cpu_s, trims = [0.0], []
-    memory = SpareMemory(lambda: 400 * MIB, lambda: cpu_s[0], lambda: trims.append(cpu_s[0]))
-    for number in range(1, BUSY_LOOKS_MAX + 2):
-        assert not trims, f"look {number}"
-        cpu_s[0] += LOOK_S
-        memory.look()
-    assert len(trims) == 1
