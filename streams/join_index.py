@@ -267,8 +267,8 @@ class PagedRing:
         """Chains for `num_rows` records at once, where so many are known to come.
 
         A table that grows with its records looks at each of them once more at every doubling, and each look is a cache
-        miss: two fifths of what folding a decision costs (0.69 and 0.39 µs, in process). `hashed` names the word of each
-        index.
+        miss: two fifths of what folding a decision costs (0.69 and 0.39 µs, in process). `hashed` names the word of
+        each index.
         """
         num_chains = 1 << max(num_rows - 1, 1).bit_length()
         for index, word in enumerate(hashed):
