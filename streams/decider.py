@@ -56,6 +56,8 @@ SWITCH_S = 0.0005
 """Interpreter's thread switch: with its default of 5 ms an ack could wait that long behind a batch."""
 YOUNG_OBJECTS_MAX = 50_000
 """Allocations between two runs of the garbage collector: our objects have no cycles, its runs only cost latency."""
+POLL_S = 0.1
+"""Longest wait for a request: a signal is heard in between, and offsets are committed."""
 REPORT_S = 1.0
 LEAVE_S = 2.0
 """Of the time to stop, kept for the last commit and for leaving the group."""
@@ -167,9 +169,10 @@ class Decider:
         self._requests.subscribe()
         try:
             while not (self._stopping.is_set() or self._replies.failure or self._requests.failure):
-                messages = self._requests.read()
+                messages = self._requests.read(self._replies.wait_s(POLL_S))
                 if messages:
                     self._serve(messages)
+                self._replies.write_due()
                 self._health.beat()
                 self._requests.commit_now_and_then()
                 self._report_now_and_then()
@@ -260,10 +263,10 @@ class Decider:
 
     def _reply(self, decided: Decided, arrivals: list[Arrival]) -> None:
         for group in decided.groups:
-            immediate = group.task.reply == "immediate"
-            for partition, rows, make in parts_of(group.task, group.version, group.rows, group.columns, self._topic):
-                places = [arrivals[group.rows[row].index].place for row in rows]
-                self._replies.journaled(partition, make, group.decisions[rows.start : rows.stop], places, immediate)
+            send = self._replies.immediate if group.task.reply == "immediate" else self._replies.journaled
+            for rows, part in parts_of(group.task, group.version, group.rows, group.columns, self._topic):
+                places = [arrivals[row.index].place for row in part.rows]
+                send(part, group.decisions[rows.start : rows.stop], places)
             for decision in group.decisions:
                 self._count(decision)
         for answer in decided.unjournaled:

@@ -5,9 +5,8 @@ Pure. Owns the limits on a block's size: what leaves here fits into one Kafka me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from hashlib import blake2b
 
 import numpy as np
@@ -105,30 +104,57 @@ def _packed(values: list[bytes]) -> Strings:
     return Strings(np.frombuffer(b"".join(values), np.uint8), starts, lengths)
 
 
-def blocks_of(
-    task: Task, version: int, rows: Sequence[Row], columns: DecisionColumns, request_topic: str
-) -> Iterator[tuple[int, range, DecisionBlock]]:
-    """(journal partition, rows, block) for rows in order of journal partition, each block within the limits."""
-    for partition, part, make in parts_of(task, version, rows, columns, request_topic):
-        yield partition, part, make()
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows of one task, snapshot and journal partition that fit into one block, which is still to be made."""
+
+    task: Task
+    version: int
+    """Snapshot that decided, 0 for none."""
+    rows: Sequence[Row]
+    columns: DecisionColumns
+    request_topic: str
+
+    @property
+    def partition(self) -> int:
+        """Journal partition of every row."""
+        return self.rows[0].journal_partition
+
+    def block(self) -> DecisionBlock:
+        """The block of these rows."""
+        return block_of(self.task, self.version, self.rows, self.columns, self.request_topic)
+
+    def joins(self, other: Part) -> bool:
+        """Whether the rows of both may stand in one block."""
+        return (
+            self.version == other.version
+            and self.task.fingerprint == other.task.fingerprint
+            and self.rows[0].journal_partition == other.rows[0].journal_partition
+        )
+
+
+def merged(parts: Sequence[Part]) -> Part:
+    """Rows of all parts, one after another; each must join the first, and all must fit into one block."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    rows = [row for part in parts for row in part.rows]
+    columns = DecisionColumns.concat([part.columns for part in parts])
+    return Part(first.task, first.version, rows, columns, first.request_topic)
 
 
 def parts_of(
     task: Task, version: int, rows: Sequence[Row], columns: DecisionColumns, request_topic: str
-) -> Iterator[tuple[int, range, Callable[[], DecisionBlock]]]:
-    """As `blocks_of`, each block still to be made: who may answer before it is journaled need not wait for it."""
+) -> Iterator[tuple[range, Part]]:
+    """(which of the rows, part) for rows in order of journal partition."""
     start = 0
     # A ceiling takes the longest ids, the maximum four bytes a character: it is at most four times the ceiling.
     is_small = 4 * bytes_ceiling_of(columns) <= BLOCK_BYTES_MAX
     while start < len(rows):
         stop = _end_of_block(rows, columns, start, is_small)
         whole = stop - start == len(rows)
-        part = columns if whole else columns.rows(start, stop)
-        yield (
-            rows[start].journal_partition,
-            range(start, stop),
-            partial(block_of, task, version, rows[start:stop], part, request_topic),
-        )
+        cut = columns if whole else columns.rows(start, stop)
+        yield range(start, stop), Part(task, version, rows[start:stop], cut, request_topic)
         start = stop
 
 

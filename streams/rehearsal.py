@@ -12,7 +12,7 @@ import time
 from schemas.codec import decode_request, encode
 from schemas.registry import Registry
 from streams.decide import Asked, Decide, Situation
-from streams.decision_blocks import blocks_of
+from streams.decision_blocks import parts_of
 from streams.examples import example_of
 from streams.policy import Policy, blank_policy
 from streams.replies import encoded_answer
@@ -33,8 +33,8 @@ def rehearse(decide: Decide, tasks: TaskFollower, registry: Registry, policy: Po
             for situation in (Situation(now_ms=0, policy=policy), Situation(now_ms=0)):
                 decided = decide.batch([asked], situation)
                 for group in decided.groups:
-                    for _, _, block in blocks_of(group.task, group.version, group.rows, group.columns, ""):
-                        encode(block, registry)
+                    for _, part in parts_of(group.task, group.version, group.rows, group.columns, ""):
+                        encode(part.block(), registry)
                     for decision in group.decisions:
                         encoded_answer(decision, True, registry)
                         encoded_answer(decision, False, registry)

@@ -6,7 +6,7 @@ answer waits for, and one for all the rest: their acks only let offsets be commi
 served a few hundred times a second. Each one served by itself would take the interpreter from the batch being decided.
 
     journal-first   block → ack → answers → delivered: finished
-    immediate       answers, then block; finished when both are acked
+    immediate       answers; a moment later their block, with others' (`group_commit`); finished when both are acked
     unjournaled     answer, and where there is one, dead letter; finished when both are acked
 
 Called by the loop (`Replies.journaled` and so on); acks come in the producers' own threads.
@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from schemas.blocks import DecisionBlock
 from schemas.codec import encode
 from schemas.fault_points import reach
 from schemas.keys import partition_of
@@ -32,6 +31,8 @@ from schemas.registry import Registry
 from schemas.settings import CommonSettings
 from schemas.topics import topic
 from streams.dead_letters import DeadLetters
+from streams.decision_blocks import Part
+from streams.group_commit import GroupCommit
 from streams.journal import Output, WriteError
 from streams.offsets import Offsets
 
@@ -114,39 +115,51 @@ class Replies:
         self._answers = Output(settings, linger_ms=0, compression="none", rest_s=REST_S)
         self._unhurried = Output(settings, linger_ms=0, compression="none", rest_s=REST_S)
         self._dead_letters = make_dead_letters(self._unhurried)
+        self._waiting: GroupCommit[_Effects] = GroupCommit()
         self._lock = threading.Lock()
         self.failure: WriteError | None = None
         """Set when something can never be written: the process must end and begin anew from the committed offsets."""
 
-    def journaled(
-        self,
-        partition: int,
-        make_block: Callable[[], DecisionBlock],
-        decisions: Sequence[Decision],
-        places: Sequence[Place],
-        immediate: bool,
-    ) -> None:
-        """Write the block of these rows and answer them, in the order that the task asks for.
-
-        `make_block` is called after immediate answers have left: where it fails, they are answers without a record,
-        and their requests are not finished.
-        """
+    def journaled(self, part: Part, decisions: Sequence[Decision], places: Sequence[Place]) -> None:
+        """Write the block of these rows, and answer them once it is in the log."""
         effects = _Effects()
-        if immediate:
-            for answer in self._encoded(partition, decisions, places):
-                self._answer(effects, answer)
-            effects.answers = []
-        output = self._unhurried if immediate else self._journal
-        payload = encode(make_block(), self._registry)
+        self._write(self._journal, part, [effects])
+        answers = self._encoded(part.partition, decisions, places)  # while the journal record is on its way
+        with self._lock:
+            effects.answers = answers
+            acked = effects.acked
+        if acked:
+            self._answer_all(effects, answers)
+
+    def immediate(self, part: Part, decisions: Sequence[Decision], places: Sequence[Place]) -> None:
+        """Answer these rows now; their block is written with others by `write_due`."""
+        effects = _Effects(answers=[])
+        for answer in self._encoded(part.partition, decisions, places):
+            self._answer(effects, answer)
+        self._waiting.add(part, effects, time.monotonic())
+
+    def wait_s(self, longest_s: float) -> float:
+        """How long the loop may wait for requests before `write_due` has something to do."""
+        return self._waiting.wait_s(time.monotonic(), longest_s)
+
+    def write_due(self) -> None:
+        """Write the blocks of what was answered, if it has waited long enough."""
+        if len(self._waiting) and self.wait_s(1.0) == 0.0:
+            self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        for part, effects in self._waiting.take():
+            self._write(self._unhurried, part, effects)
+
+    def _write(self, output: Output, part: Part, effects: list[_Effects]) -> None:
+        payload = encode(part.block(), self._registry)
         reach("decide.before-journal")
-        self._send(output, self._journal_topic, partition, payload, None, lambda *ack: self._acked(effects, *ack))
-        if not immediate:  # encoded while the journal record is on its way
-            answers = self._encoded(partition, decisions, places)
-            with self._lock:
-                effects.answers = answers
-                acked = effects.acked
-            if acked:
-                self._answer_all(effects, answers)
+
+        def acked(error: WriteError | None, offset: int) -> None:
+            for each in effects:
+                self._acked(each, error, offset)
+
+        self._send(output, self._journal_topic, part.partition, payload, None, acked)
 
     def _encoded(self, partition: int, decisions: Sequence[Decision], places: Sequence[Place]) -> list[_Answer]:
         """Answers of one journal partition; decisions have the same partition, because both follow the subject."""
@@ -174,6 +187,7 @@ class Replies:
     def flush(self, timeout_s: float) -> int:
         """Wait until all is delivered, answers that follow acks included; returns what is still on its way."""
         end = time.monotonic() + timeout_s
+        self._write_waiting()
         left = self._num_left()
         while left and time.monotonic() < end and self.failure is None:
             time.sleep(ROOM_S)

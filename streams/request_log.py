@@ -24,7 +24,6 @@ from streams.redelivery import Logged, Redelivery
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.1
 CALL_S = 2.0
 """No longer: a signal is heard only between two calls."""
 REVOKE_S = 5.0
@@ -102,10 +101,10 @@ class RequestLog:
         """Wait for nothing any more. Safe in a signal handler."""
         self._stopping.set()
 
-    def read(self) -> list[AnyMessage]:
-        """The next request and all that wait behind it, up to the batch's limit; [] after `POLL_S` without any."""
+    def read(self, timeout_s: float) -> list[AnyMessage]:
+        """The next request and all that wait behind it, up to the batch's limit; [] after `timeout_s` without any."""
         self._hold_back()
-        first = self._consumer.poll(POLL_S)
+        first = self._consumer.poll(timeout_s)
         if first is None:
             return []
         messages = [first, *self._consumer.consume(self._settings.decide_batch_max - 1, 0)]
@@ -251,6 +250,7 @@ class RequestLog:
         """Finish and commit what is on its way, then let go."""
         partitions = [each.partition for each in taken]
         end_s = time.monotonic() + REVOKE_S
+        self._drain(0.0)
         while not self._offsets.is_idle(partitions) and time.monotonic() < end_s and not self._stopping.is_set():
             time.sleep(0.001)
         self._commit(wait=True)

@@ -22,7 +22,7 @@ from schemas.keys import decision_key, outcome_key, partition_of, subject_key
 from schemas.records import Candidate, DecisionRequest
 from schemas.task import Project, Task, TaskTable, parse
 from streams.decide import Asked, Decide, Situation
-from streams.decision_blocks import blocks_of
+from streams.decision_blocks import parts_of
 from streams.policy import Policy, _shadow_load
 from tests.kafka.snapshot_topic import weights_of
 
@@ -75,9 +75,9 @@ def decided(project: Project, requests: list[DecisionRequest], policy: Policy | 
     asked = [Asked(request, 0, offset, NOW) for offset, request in enumerate(requests)]
     groups = decide.batch(asked, Situation(now_ms=NOW, policy=policy)).groups
     return [
-        block
+        part.block()
         for group in groups
-        for _, _, block in blocks_of(group.task, group.version, group.rows, group.columns, "t.requests")
+        for _, part in parts_of(group.task, group.version, group.rows, group.columns, "t.requests")
     ]
 
 

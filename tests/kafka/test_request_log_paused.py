@@ -45,7 +45,7 @@ class Worker:
         if not self._has_subscribed:
             self._has_subscribed = True
             self.log.subscribe()
-        places = [place_of(message) for message in self.log.read()]
+        places = [place_of(message) for message in self.log.read(0.1)]
         for place in places:
             self.offsets.begin(*place)
         self.read_places.update(places)

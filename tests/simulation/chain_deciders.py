@@ -13,7 +13,7 @@ from schemas.records import Decision
 from schemas.settings import CommonSettings
 from schemas.task import TaskTable
 from streams.decide import Asked, Decide, Situation
-from streams.decision_blocks import blocks_of
+from streams.decision_blocks import parts_of
 from streams.redelivery import Logged, Redelivery, answer_of
 from streams.snapshots import SnapshotFollower
 from streams.trusted_version import TrustedVersion
@@ -123,9 +123,9 @@ class DeciderProcess(Process):
         decided = self.decide.batch(batch, situation)
         for group in decided.groups:
             name = f"{NAMESPACE}.requests"
-            for partition, rows, block in blocks_of(group.task, group.version, group.rows, group.columns, name):
+            for rows, part in parts_of(group.task, group.version, group.rows, group.columns, name):
                 answers = [(group.decisions[row], batch[group.rows[row].index]) for row in rows]
-                ack = self.outboxes[partition].put(encode(block, REGISTRY))
+                ack = self.outboxes[part.partition].put(encode(part.block(), REGISTRY))
                 ack.add_done_callback(partial(self._landed, answers))
         for each in decided.unjournaled:
             self._answer(each.decision, batch[each.index].partition, batch[each.index].offset)

@@ -24,7 +24,7 @@ from schemas.records import Candidate, DecisionRequest, Features, SnapshotManife
 from schemas.registry import FileRegistry
 from schemas.task import Task, TaskTable
 from streams.decide import Asked, Decide, Situation
-from streams.decision_blocks import blocks_of
+from streams.decision_blocks import parts_of
 from streams.features import Encoder
 from streams.policy import Policy, verify_and_load
 
@@ -196,5 +196,5 @@ def journal(num_requests: int, seed: int) -> Iterator[bytes]:
         decided = decide.batch(batch, situation)
         assert not decided.unjournaled, decided.unjournaled[0]
         for group in decided.groups:
-            for _, _, block in blocks_of(group.task, group.version, group.rows, group.columns, "shop.requests"):
-                yield encode(block, REGISTRY)
+            for _, part in parts_of(group.task, group.version, group.rows, group.columns, "shop.requests"):
+                yield encode(part.block(), REGISTRY)

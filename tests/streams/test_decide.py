@@ -22,7 +22,7 @@ from schemas.registry import FileRegistry
 from schemas.task import TaskTable
 from streams import decide as module
 from streams.decide import Asked, Decide, Decided, Situation
-from streams.decision_blocks import BLOCK_BYTES_MAX, _packed_text, blocks_of, bytes_ceiling_of, bytes_max_of
+from streams.decision_blocks import BLOCK_BYTES_MAX, _packed_text, bytes_ceiling_of, bytes_max_of, parts_of
 from streams.policy import Loaded, Policy
 
 PROJECT = tasks.parse("""
@@ -265,13 +265,13 @@ def test_blocks_hold_every_row_once_in_its_journal_partition(policy: Policy) -> 
     decided = _decide().batch(batch, Situation(NOW, policy))
     seen = []
     for group in decided.groups:
-        for partition, rows, block in blocks_of(group.task, group.version, group.rows, group.columns, "shop.requests"):
-            again = decode(encode(block, REGISTRY), REGISTRY, expect=DecisionBlock)
+        for rows, part in parts_of(group.task, group.version, group.rows, group.columns, "shop.requests"):
+            again = decode(encode(part.block(), REGISTRY), REGISTRY, expect=DecisionBlock)
             assert len(again) == len(rows)
             for place, row in enumerate(rows):
                 decision_id, subject = again.decision_ids[place], again.subjects[place]
                 assert decision_id == group.decisions[row].decision_id
-                assert partition == partition_of(subject, 4)
+                assert part.partition == partition_of(subject, 4)
                 asked = batch[group.rows[row].index]
                 assert (asked.partition, asked.offset) == (
                     again.request_partitions[place],
@@ -287,8 +287,8 @@ def test_a_group_too_large_for_one_message_leaves_in_several(policy: Policy) -> 
     batch = [_asked(replace(_offer(k), subject="one", candidates=candidates), k) for k in range(20)]
     (group,) = _decide().batch(batch, Situation(NOW, policy)).groups
     sizes, num_rows = [], 0
-    for _, rows, block in blocks_of(group.task, group.version, group.rows, group.columns, "shop.requests"):
-        sizes.append(len(encode(block, REGISTRY)))
+    for rows, part in parts_of(group.task, group.version, group.rows, group.columns, "shop.requests"):
+        sizes.append(len(encode(part.block(), REGISTRY)))
         num_rows += len(rows)
     assert num_rows == 20
     assert len(sizes) > 1
@@ -305,7 +305,7 @@ def test_packed_texts_are_those_of_the_codec(values: list[str]) -> None:
 
 @given(st.integers(1, 64), st.integers(1, 256), st.integers(1, 256), st.integers(1, 20))
 def test_a_group_that_is_small_by_its_ceiling_fits_whole(id_size: int, subject: int, action: int, size: int) -> None:
-    """The shortcut of `blocks_of` cuts no block otherwise than looking at every string would."""
+    """The shortcut of `parts_of` cuts no block otherwise than looking at every string would."""
     candidates = [Candidate(f"{k:02d}".ljust(action, "x")[:256], {"price": 1.0}) for k in range(size)]
     request = DecisionRequest("d" * id_size, "offer", "s" * subject, {"age": 3.0}, candidates)
     decided = _decide().batch([_asked(request)], Situation(NOW))
@@ -315,7 +315,8 @@ def test_a_group_that_is_small_by_its_ceiling_fits_whole(id_size: int, subject: 
 
 def test_keys_of_a_block_are_those_of_the_contract(policy: Policy) -> None:
     (group,) = _decide().batch([_asked(_offer(k), k) for k in range(7)], Situation(NOW, policy)).groups
-    for _, rows, block in blocks_of(group.task, group.version, group.rows, group.columns, "shop.requests"):
+    for rows, part in parts_of(group.task, group.version, group.rows, group.columns, "shop.requests"):
+        block = part.block()
         for place, row in enumerate(rows):
             request = group.rows[row].request
             assert tuple(block.decision_keys[place].tolist()) == keys.decision_key(request.decision_id)
