@@ -128,7 +128,7 @@ def _checked(result: tuple[I32, int]) -> I32:
 
 
 @njit(cache=True, nogil=True)
-def _exp(x: float) -> float:
+def exact_exp(x: float) -> float:
     """exp(x) for x ≤ 0 within 2 ulp, the same bits everywhere: range reduction and a Taylor sum of degree 13."""
     if x < -700.0:
         return 0.0
@@ -200,12 +200,12 @@ def _softmax_row(
     floors = 0.0
     for i in range(start, stop):
         if allowed[i]:
-            total += _exp(max(-1e300, strength * (scores[i] - scores[best])))
+            total += exact_exp(max(-1e300, strength * (scores[i] - scores[best])))
             if floor > 0.0 and newcomers[i - start]:
                 floors += floor
     for i in range(start, stop):
         if allowed[i] and i != best:
-            p = (1.0 - floors) * (_exp(max(-1e300, strength * (scores[i] - scores[best]))) / total)
+            p = (1.0 - floors) * (exact_exp(max(-1e300, strength * (scores[i] - scores[best]))) / total)
             if floor > 0.0 and newcomers[i - start]:
                 p += floor
             out[i] = max(PROPENSITY_MIN, int(p * PROPENSITY_ONE))

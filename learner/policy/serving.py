@@ -1,8 +1,8 @@
-"""The forward pass of `learner.policy.network` for one micro-batch of decisions, with as few calls as will do.
+"""The forward pass of `learner.policy.network` as a worker runs it: laid out once per snapshot, one compiled call each.
 
-Owns nothing but the order of calls: the same operations on the same operands, so the same bits as `network.scores`
-(a test holds it to that on random weights and features). A decision is so small that numpy's cost per call is all it
-costs: `network`, which serves torch and thousands of rows as well, makes three times as many calls.
+The same experts on the same arrays, so the same scores but for rounding (a test holds it to that on learnt and on random
+weights). A decision is so small that numpy's cost per call is all it would cost; and these scores are the same in any
+batch, see `learner.policy.serving_kernels`.
 
 Numpy weights only. Shape legend as in `learner.policy.network`.
 """
@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 
-from learner.policy import network
-from learner.policy.network import CENTRE, CLIP, Prepared
-from schemas.blocks import F32, F64, I64, FeatureColumns
+from learner.policy import network, token_crosses
+from learner.policy import serving_kernels as kernels
+from learner.policy.network import CENTRE, CROSS_BASE, Prepared
+from schemas.blocks import F32, F64, I64, FeatureColumns, empty
 from schemas.task import Task
+
+_NO_POOLED, _NO_CROSSES = empty(np.float32, 0, 0), empty(np.float64, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,128 +28,96 @@ class Forward:
     """One task's weights under one snapshot, laid out for `scores`."""
 
     ready: Prepared
-    centre: float
+    sizes: I64
+    doubles: F64
+    singles: F32
+    """See `learner.policy.serving_kernels`."""
+    constants: F64
+    """(5,) centre of the stack; mean, sd and last bias of the deep expert; base of the cross expert."""
     stack: F64
-    x_mean: F64
-    x_scale: F64
-    a_mean: F64
-    a_scale: F64
-    """Owned copies: what comes out of a snapshot may be unaligned, and numba would compile another version for it."""
-    wide_constant: F64
-    """(1+Pa,) or (K,) the product's row of the context's constant."""
-    wide_product: F64
-    """(Px, 1+Pa) or (Px, K) the other rows."""
-    is_wide_plain: bool
-    """No projection and no main effects beside the product."""
-    deep_norm: tuple[float, float, float] | None
-    """Mean, sd and last bias of the deep expert, None without one."""
-    has_tokens: bool
-    """Some expert looks at tokens."""
+    first: F32
+    """(K, H) the catalogue's part of the deep expert's first layer, (0, H) without one."""
+    embedding: F32 | None
+    """(slots, J) token embeddings, None without them."""
+    cross: F32 | None
+    """(slots, L) the cross expert's table, None without one."""
 
     @classmethod
     def of(cls, weights: network.TaskWeights, task: Task) -> Forward:
         """From the task's arrays of one snapshot, prepared or as published."""
         ready = network.prepare(weights, task)
-        arrays = ready.weights
-        norm = None
-        if "deep_w2" in arrays:
-            mean, sd, bias = np.asarray(arrays["deep_norm"]).tolist()
-            norm = mean, sd, bias
-        beside = ("x_projection", "a_projection", "wide_x", "wide_a")
+        arrays = dict(ready.weights)
+        sizes = _sizes(arrays, task)
+        deep_norm = np.asarray(arrays["deep_norm"]).tolist() if "deep_w2" in arrays else [0.0, 0.0, 0.0]
+        stats = np.asarray(arrays["stats"])
+        singles = kernels.packed(arrays, kernels.SINGLES, np.float32)
         return cls(
             ready=ready,
-            centre=float(arrays["stats"][CENTRE]),
-            stack=np.asarray(arrays["stack"]),
-            x_mean=np.array(arrays["x_mean"], np.float64),
-            x_scale=np.array(arrays["x_scale"], np.float64),
-            a_mean=np.array(arrays["a_mean"], np.float64),
-            a_scale=np.array(arrays["a_scale"], np.float64),
-            wide_constant=arrays["wide"][0],
-            wide_product=arrays["wide"][1:],
-            is_wide_plain=not any(name in arrays for name in beside),
-            deep_norm=norm,
-            has_tokens="cross" in arrays or "deep_embedding" in arrays,
+            sizes=sizes,
+            doubles=kernels.packed(arrays, kernels.DOUBLES, np.float64),
+            singles=singles,
+            constants=np.array([stats[CENTRE], *deep_norm, stats[CROSS_BASE]]),
+            stack=np.array(arrays["stack"], np.float64),
+            first=_first(ready, sizes, singles),
+            embedding=np.array(arrays["deep_embedding"], np.float32) if "deep_embedding" in arrays else None,
+            cross=np.asarray(arrays["cross"]) if "cross" in arrays else None,
         )
 
     def scores(self, features: FeatureColumns) -> F64:
-        """`network.scores` of these weights, to the last bit: expected reward (M,) of every candidate."""
-        ready = self.ready
-        zx = _standardised(np.ascontiguousarray(features.context), self.x_mean, self.x_scale)
-        catalogue = ready.z_actions is not None
-        if catalogue:
-            za = ready.z_actions
-        else:
-            za = _standardised(np.ascontiguousarray(features.actions), self.a_mean, self.a_scale)
-        rows = None if len(features) == 1 else np.arange(len(features)).repeat(features.num_candidates)
-        experts = [self._wide(zx, za, rows, catalogue)]
-        x_tokens, a_tokens = network.tokens_of(ready, features) if self.has_tokens else network.NO_TOKENS
-        if self.deep_norm is not None:
-            experts.append(self._deep(zx, za, rows, x_tokens, a_tokens, self.deep_norm))
-        if "cross" in ready.weights:
-            experts += network.cross_scores(ready.weights, features.num_candidates, catalogue, x_tokens, a_tokens)
-        by_expert = np.empty((len(experts[0]), len(experts)))
-        for place, column in enumerate(experts):
-            np.subtract(column, self.centre, by_expert[:, place])
-        out: F64 = by_expert @ self.stack
-        out += self.centre
-        return out
-
-    def _wide(self, zx: F64, za: F64, rows: I64 | None, catalogue: bool) -> F64:
-        """(M,) as `network.wide_scores`."""
-        if not self.is_wide_plain:
-            every = np.zeros(len(za), np.int64) if rows is None else rows
-            return np.asarray(network.wide_scores(self.ready.weights, zx, za, every, catalogue))
-        left: F64 = zx @ self.wide_product
-        left += self.wide_constant
-        if catalogue:
-            return left.reshape(-1)
-        if rows is not None:
-            left = left.take(rows, 0)
-        out: F64 = np.add.reduce(left[:, 1:] * za, 1)
-        out += left[:, 0]
-        return out
-
-    def _deep(
-        self, zx: F64, za: F64, rows: I64 | None, x_tokens: Any, a_tokens: Any, norm: tuple[float, float, float]
-    ) -> F64:
-        """(M,) as `network.deep_output` of both sides."""
-        ready, weights = self.ready, self.ready.weights
-        left: F32 = network.deep_context_side(weights, zx, x_tokens)
-        if ready.a_hidden is not None:
-            first = (left[:, None, :] + ready.a_hidden).reshape(-1, left.shape[1])
-        else:
-            first = network.deep_action_side(weights, za, a_tokens)
-            first += left if rows is None else left.take(rows, 0)
-        hidden: F32 = _silu(first) @ weights["deep_w2"]
-        hidden += weights["deep_b2"]
-        mean, sd, bias = norm
-        out: F64 = (_silu(hidden) @ weights["deep_w3"]).astype(np.float64)
-        out += bias
-        out *= sd
-        out += mean
-        return out
+        """Expected reward (M,) of every candidate, in units of the reward."""
+        x_pooled = a_pooled = _NO_POOLED
+        crosses = _NO_CROSSES
+        if self.embedding is not None or self.cross is not None:
+            shared = self.ready.a_tokens is not None
+            x_tokens, a_tokens = network.tokens_of(self.ready, features)
+            if self.embedding is not None and self.sizes[kernels.JX]:
+                x_pooled = kernels.pooled(*x_tokens, self.embedding)
+            if self.embedding is not None and self.sizes[kernels.JA] and not shared:
+                a_pooled = kernels.pooled(*a_tokens, self.embedding)
+            if self.cross is not None:
+                crosses = token_crosses.sums(self.cross, features.num_candidates, shared, *x_tokens, *a_tokens)
+        scores: F64 = kernels.scores(
+            np.ascontiguousarray(features.context),
+            np.ascontiguousarray(features.actions),
+            features.num_candidates,
+            self.sizes,
+            self.doubles,
+            self.singles,
+            self.constants,
+            self.stack,
+            self.first,
+            x_pooled,
+            a_pooled,
+            crosses,
+        )
+        return scores
 
 
-def _silu(x: F32) -> F32:
-    """`network.silu` in one new array."""
-    out = 0.5 * x
-    np.tanh(out, out)
-    out *= 0.5
-    out += 0.5
-    out *= x
-    return out
+def _sizes(arrays: dict[str, Any], task: Task) -> I64:
+    """The kernels' `sizes`."""
+    sizes = np.zeros(kernels.NUM_SIZES, np.int64)
+    sizes[kernels.DX], sizes[kernels.DA] = task.context.width, task.action.width
+    for place, name in ((kernels.PX, "x_projection"), (kernels.PA, "a_projection")):
+        sizes[place] = arrays[name].shape[1] if name in arrays else 0
+    sizes[kernels.WIDTH] = arrays["wide"].shape[1]
+    sizes[kernels.HIDDEN] = arrays["deep_w2"].shape[0] if "deep_w2" in arrays else 0
+    for place, name in ((kernels.JX, "deep_tx"), (kernels.JA, "deep_ta")):
+        sizes[place] = arrays[name].shape[0] if name in arrays else 0
+    for place, name in ((kernels.HAS_MAIN_X, "wide_x"), (kernels.HAS_MAIN_A, "wide_a")):
+        sizes[place] = name in arrays
+    sizes[kernels.CATALOGUE] = bool(task.actions)
+    return sizes
 
 
-@njit(cache=True, nogil=True)
-def _standardised(dense, mean, scale):  # type: ignore[no-untyped-def]  # numba
-    """`network.standardised` of (n, D) float32; NaN stays NaN, as with numpy's clip."""
-    z = np.empty(dense.shape, np.float64)
-    for row in range(dense.shape[0]):
-        for column in range(dense.shape[1]):
-            value = (np.float64(dense[row, column]) - mean[column]) * scale[column]
-            if value < -CLIP:
-                value = -CLIP
-            elif value > CLIP:
-                value = CLIP
-            z[row, column] = value
-    return z
+def _first(ready: Prepared, sizes: I64, singles: F32) -> F32:
+    """The catalogue's part of the first layer, by the arithmetic of the kernels."""
+    hidden = int(sizes[kernels.HIDDEN])
+    if ready.z_actions is None or not hidden:
+        return empty(np.float32, 0, hidden)
+    weights = ready.weights
+    ids = np.array(weights["deep_id"], np.float32) if "deep_id" in weights else empty(np.float32, 0, hidden)
+    a_pooled = _NO_POOLED
+    if "deep_ta" in weights and ready.a_tokens is not None:
+        a_pooled = kernels.pooled(*ready.a_tokens, np.array(weights["deep_embedding"], np.float32))
+    first: F32 = kernels.catalogue_first(np.array(ready.z_actions, np.float64), ids, a_pooled, sizes, singles)
+    return first

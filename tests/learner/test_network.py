@@ -115,21 +115,40 @@ def test_one_decision_at_a_time_gives_the_same_scores(
     np.testing.assert_allclose(np.concatenate(single), network.scores(weights, task, features), atol=1e-6)
 
 
-def test_a_worker_scores_as_the_forward_pass_to_the_last_bit(
+def _noisy(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same with noise in every array, so that no term is zero."""
+    rng = np.random.default_rng(4)
+    return {name: (array + rng.standard_normal(array.shape)).astype(array.dtype) for name, array in weights.items()}
+
+
+def _wild(features: FeatureColumns) -> FeatureColumns:
+    """Features up to the clip."""
+    return replace(features, context=features.context * np.float32(100), actions=features.actions * np.float32(100))
+
+
+def test_a_worker_scores_as_the_forward_pass(case: tuple[Task, dict[str, np.ndarray], TransitionBlock]) -> None:
+    task, weights, rows = case
+    features = rows.columns.features
+    for arrays in (weights, _noisy(weights)):
+        forward, ready = Forward.of(arrays, task), network.prepare(arrays, task)
+        for batch in (features, _wild(features)):
+            ours, theirs = forward.scores(batch), network.scores(ready, task, batch)
+            assert ours.dtype == np.float64
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * max(1.0, np.abs(theirs).max()))
+
+
+def test_the_scores_of_a_row_are_the_same_bits_in_any_batch(
     case: tuple[Task, dict[str, np.ndarray], TransitionBlock],
 ) -> None:
-    """Micro-batches of every size, learnt weights and the same with noise in every array, features up to the clip."""
     task, weights, rows = case
-    rng = np.random.default_rng(4)
-    noisy = {name: (array + rng.standard_normal(array.shape)).astype(array.dtype) for name, array in weights.items()}
     features = rows.columns.features
-    wild = replace(features, context=features.context * np.float32(100), actions=features.actions * np.float32(100))
-    for arrays in (weights, noisy):
-        forward, ready = Forward.of(arrays, task), network.prepare(arrays, task)
-        for batch in (features, wild):
-            for start, stop in ((0, 1), (1, 2), (0, 2), (3, 7), (0, len(features))):
-                part = batch.rows(start, stop)
-                assert forward.scores(part).tobytes() == network.scores(ready, task, part).tobytes()
+    for arrays in (weights, _noisy(weights)):
+        forward = Forward.of(arrays, task)
+        for batch in (features, _wild(features)):
+            whole = forward.scores(batch).tobytes()
+            for size in (1, 3, 16):
+                cuts = [batch.rows(i, min(i + size, len(batch))) for i in range(0, len(batch), size)]
+                assert b"".join(forward.scores(cut).tobytes() for cut in cuts) == whole
 
 
 @pytest.mark.parametrize("name", CASES)
