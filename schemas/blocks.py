@@ -50,6 +50,11 @@ def empty(dtype: npt.DTypeLike, *shape: int) -> npt.NDArray[Any]:
     return np.empty(shape or (0,), dtype)
 
 
+def _joined(columns: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """One column after another; a task does not use most of them, and those cost no call."""
+    return np.concatenate(columns) if any(map(len, columns)) else columns[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Strings:
     """A column of UTF-8 strings that makes no Python string until asked for one.
@@ -177,7 +182,7 @@ class FeatureColumns:
     def concat(parts: Sequence[FeatureColumns]) -> FeatureColumns:
         """Rows of all parts, one after another; all must come from one feature spec."""
         return FeatureColumns(
-            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in FeatureColumns.__slots__}
+            **{name: _joined([getattr(part, name) for part in parts]) for name in FeatureColumns.__slots__}
         )
 
 
@@ -237,7 +242,7 @@ class DecisionColumns:
         return DecisionColumns(
             features=FeatureColumns.concat([part.features for part in parts]),
             catalogue=parts[0].catalogue,
-            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names},
+            **{name: _joined([getattr(part, name) for part in parts]) for name in names},
         )
 
 

@@ -7,6 +7,7 @@ of two sendings of one decision id the one that was answered first is journaled 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -30,48 +31,66 @@ class _Run(Generic[Owner]):
     num_rows: int
     num_bytes: int
     """At most."""
+    due_s: float
+
+    def takes(self, part: Part, num_bytes: int) -> bool:
+        """Whether the part fits in."""
+        return (
+            self.num_bytes + num_bytes <= BLOCK_BYTES_MAX
+            and self.num_rows + len(part.rows) <= ROWS_MAX
+            and self.parts[0].joins(part)
+        )
 
 
 class GroupCommit(Generic[Owner]):
     """Parts that wait; each has an owner, who hears of the block that they end in."""
 
     def __init__(self) -> None:
-        self._runs: dict[int, list[_Run[Owner]]] = {}
-        """By journal partition."""
+        self._runs: deque[_Run[Owner]] = deque()
+        """Oldest first."""
+        self._newest: dict[int, _Run[Owner]] = {}
+        """Of those, the last one of each journal partition."""
         self._num_rows = 0
-        self._due_s = 0.0
 
     def __len__(self) -> int:
         """Rows that wait."""
         return self._num_rows
 
     def add(self, part: Part, owner: Owner, now_s: float) -> None:
-        """Let a part wait; the first one says until when."""
-        if not self._num_rows:
-            self._due_s = now_s + WAIT_S
-        num_rows, num_bytes = len(part.rows), bytes_ceiling_of(part.columns)
-        self._num_rows += num_rows
-        runs = self._runs.setdefault(part.partition, [])
-        if runs:
-            run = runs[-1]
-            fits = run.num_bytes + num_bytes <= BLOCK_BYTES_MAX and run.num_rows + num_rows <= ROWS_MAX
-            if fits and run.parts[0].joins(part):
-                run.parts.append(part)
-                run.owners.append(owner)
-                run.num_rows += num_rows
-                run.num_bytes += num_bytes
-                return
-        runs.append(_Run([part], [owner], num_rows, num_bytes))
+        """Let a part wait, with others of its partition if they may stand in one block."""
+        num_bytes = bytes_ceiling_of(part.columns)
+        self._num_rows += len(part.rows)
+        run = self._newest.get(part.partition)
+        if run is None or not run.takes(part, num_bytes):
+            run = self._newest[part.partition] = _Run([], [], 0, 0, now_s + WAIT_S)
+            self._runs.append(run)
+        run.parts.append(part)
+        run.owners.append(owner)
+        run.num_rows += len(part.rows)
+        run.num_bytes += num_bytes
 
     def wait_s(self, now_s: float, longest_s: float) -> float:
-        """How long nothing has to be written: `longest_s` when nothing waits, 0 when it is time."""
+        """How long nothing is due: `longest_s` when nothing waits, 0 when something is."""
         if not self._num_rows:
             return longest_s
-        return 0.0 if self._num_rows >= ROWS_ENOUGH else min(longest_s, max(0.0, self._due_s - now_s))
+        return 0.0 if self._num_rows >= ROWS_ENOUGH else min(longest_s, max(0.0, self._runs[0].due_s - now_s))
 
-    def take(self) -> Iterator[tuple[Part, list[Owner]]]:
-        """Everything that waits, as few parts as hold it; nothing waits any more."""
-        taken, self._runs, self._num_rows = self._runs, {}, 0
-        for runs in taken.values():
-            for run in runs:
-                yield merged(run.parts), run.owners
+    def due(self, now_s: float) -> Iterator[tuple[Part, list[Owner]]]:
+        """What is to be written now. One block where there is no flood: the next request need not wait for several."""
+        while self._num_rows >= ROWS_ENOUGH:
+            yield self._oldest()
+        if self._runs and self._runs[0].due_s <= now_s:
+            yield self._oldest()
+
+    def all(self) -> Iterator[tuple[Part, list[Owner]]]:
+        """Everything that waits."""
+        while self._runs:
+            yield self._oldest()
+
+    def _oldest(self) -> tuple[Part, list[Owner]]:
+        run = self._runs.popleft()
+        self._num_rows -= run.num_rows
+        partition = run.parts[0].partition
+        if self._newest.get(partition) is run:
+            del self._newest[partition]
+        return merged(run.parts), run.owners

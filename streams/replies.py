@@ -143,12 +143,8 @@ class Replies:
         return self._waiting.wait_s(time.monotonic(), longest_s)
 
     def write_due(self) -> None:
-        """Write the blocks of what was answered, if it has waited long enough."""
-        if len(self._waiting) and self.wait_s(1.0) == 0.0:
-            self._write_waiting()
-
-    def _write_waiting(self) -> None:
-        for part, effects in self._waiting.take():
+        """Write blocks of what was answered and has waited long enough."""
+        for part, effects in self._waiting.due(time.monotonic()):
             self._write(self._unhurried, part, effects)
 
     def _write(self, output: Output, part: Part, effects: list[_Effects]) -> None:
@@ -187,7 +183,8 @@ class Replies:
     def flush(self, timeout_s: float) -> int:
         """Wait until all is delivered, answers that follow acks included; returns what is still on its way."""
         end = time.monotonic() + timeout_s
-        self._write_waiting()
+        for part, effects in self._waiting.all():
+            self._write(self._unhurried, part, effects)
         left = self._num_left()
         while left and time.monotonic() < end and self.failure is None:
             time.sleep(ROOM_S)
@@ -195,7 +192,7 @@ class Replies:
         return left
 
     def _num_left(self) -> int:
-        return len(self._journal) + len(self._unhurried) + len(self._answers)
+        return len(self._waiting) + len(self._journal) + len(self._unhurried) + len(self._answers)
 
     def close(self, timeout_s: float) -> None:
         """Deliver what can be delivered in `timeout_s`; the rest is read again by whoever comes next."""

@@ -77,7 +77,7 @@ def test_every_row_is_in_one_block_in_the_order_of_its_partition(batches: list[l
             waiting.add(part, ids, 0.0)
     assert len(waiting) == number
     written: dict[int, list[str]] = {}
-    for part, owners in waiting.take():
+    for part, owners in waiting.all():
         block = decode(encode(part.block(), REGISTRY), REGISTRY)
         ids = [block.decision_ids[row] for row in range(len(block))]
         assert ids == [name for owner in owners for name in owner]
@@ -85,7 +85,7 @@ def test_every_row_is_in_one_block_in_the_order_of_its_partition(batches: list[l
         written.setdefault(part.partition, []).extend(ids)
     assert written == came
     assert len(waiting) == 0
-    assert list(waiting.take()) == []
+    assert list(waiting.all()) == []
 
 
 def test_a_block_of_many_parts_is_the_block_of_all_their_rows_at_once() -> None:
@@ -95,7 +95,7 @@ def test_a_block_of_many_parts_is_the_block_of_all_their_rows_at_once() -> None:
     for each in requests:
         (part,) = parts([each])
         waiting.add(part, None, 0.0)
-    ((part, owners),) = waiting.take()
+    ((part, owners),) = waiting.all()
     assert len(owners) == 10
     together, at_once = part.block(), whole.block()
     for name in ("decision_keys", "subject_keys"):
@@ -112,7 +112,7 @@ def test_parts_that_do_not_fit_into_one_message_leave_in_several() -> None:
         (part,) = parts([request(number, size=20)])
         waiting.add(part, number, 0.0)
     sizes, owners = [], []
-    for part, who in waiting.take():
+    for part, who in waiting.all():
         sizes.append(len(encode(part.block(), REGISTRY)))
         owners += who
     assert owners == list(range(30))
@@ -131,5 +131,5 @@ def test_the_first_row_says_until_when_and_many_rows_wait_no_longer() -> None:
     assert waiting.wait_s(10.0 + 2 * WAIT_S, 0.1) == 0.0
     waiting.add(part, None, 10.0)
     assert waiting.wait_s(10.0, 0.1) == 0.0
-    list(waiting.take())
+    assert len(list(waiting.due(10.0))) == 1
     assert waiting.wait_s(10.0, 0.1) == 0.1
