@@ -34,6 +34,7 @@ from deploy.explain_records import Evidence
 from deploy.explain_scores import scores_of
 from learner.policy import explore
 from schemas.blocks import F64, I32, PROPENSITY_ONE, FeatureColumns
+from schemas.frozen import names_of
 from schemas.keys import DRAW_ACTION, draw
 from streams.features import Encoder
 
@@ -129,7 +130,7 @@ def _request(evidence: Evidence, features: FeatureColumns) -> RequestShown:
         return RequestShown(evidence.request_where, fields, False, again.errors[0].detail)
     names = [
         name
-        for name in FeatureColumns.__slots__
+        for name in names_of(FeatureColumns)
         if not np.array_equal(getattr(again.columns, name), getattr(features, name))
     ]
     return RequestShown(evidence.request_where, fields, not names, ", ".join(names))

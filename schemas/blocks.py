@@ -17,11 +17,13 @@ read-only views of its bytes: copy before writing to them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from schemas.frozen import frozen, names_of
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -55,7 +57,7 @@ def _joined(columns: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     return np.concatenate(columns) if any(map(len, columns)) else columns[0]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Strings:
     """A column of UTF-8 strings that makes no Python string until asked for one.
 
@@ -115,7 +117,7 @@ def _ragged(counts: I32, start: int, stop: int) -> tuple[int, int]:
     return first, first + int(np.add.reduce(counts[start:stop], dtype=np.int64))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FeatureColumns:
     """What a policy sees of N decisions: encoded contexts and candidates. Logged as seen, learnt from as logged.
 
@@ -182,11 +184,11 @@ class FeatureColumns:
     def concat(parts: Sequence[FeatureColumns]) -> FeatureColumns:
         """Rows of all parts, one after another; all must come from one feature spec."""
         return FeatureColumns(
-            **{name: _joined([getattr(part, name) for part in parts]) for name in FeatureColumns.__slots__}
+            **{name: _joined([getattr(part, name) for part in parts]) for name in names_of(FeatureColumns)}
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DecisionColumns:
     """What was decided, beside the features: travels unchanged from the decision into its transition."""
 
@@ -238,7 +240,7 @@ class DecisionColumns:
     @staticmethod
     def concat(parts: Sequence[DecisionColumns]) -> DecisionColumns:
         """Rows of all parts, one after another; all must come from one task fingerprint."""
-        names = [name for name in DecisionColumns.__slots__ if name not in ("features", "catalogue")]
+        names = [name for name in names_of(DecisionColumns) if name not in ("features", "catalogue")]
         return DecisionColumns(
             features=FeatureColumns.concat([part.features for part in parts]),
             catalogue=parts[0].catalogue,
@@ -246,7 +248,7 @@ class DecisionColumns:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DecisionBlock:
     """Decisions of one task fingerprint, made with one snapshot, for one journal partition."""
 
@@ -280,7 +282,7 @@ class DecisionBlock:
         return len(self)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OutcomeBlock:
     """Outcomes read from one partition of one source topic, in its order, for one journal partition."""
 
@@ -318,7 +320,7 @@ class OutcomeBlock:
         return len(self)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tick:
     """Heartbeat of a journal partition. Its append time is the message."""
 
@@ -335,7 +337,7 @@ _TRANSITION_ROWS = (
 """Columns of a TransitionBlock that have one entry per row, beside its keys and decision columns."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TransitionBlock:
     """Closed decisions of one chain, in position order. Every decision stands in exactly one accepted row."""
 

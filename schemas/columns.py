@@ -23,6 +23,7 @@ from schemas.blocks import (
     TransitionBlock,
 )
 from schemas.bounds import BadRecord, Limits
+from schemas.frozen import names_of
 from schemas.outcome_columns import OutcomeColumns, decode_outcomes
 from schemas.records import DecisionBucket
 from schemas.soundness import all_sound_where, count_sums, first_not_finite, rises, sound_rows
@@ -246,9 +247,9 @@ def _path(block: str, name: str) -> str:
     """Where the field `name` of a block's schema stands in the block."""
     if block == "OutcomeBlock":
         return name
-    if name in FeatureColumns.__slots__ or name in ("context_width", "action_width"):
+    if name in names_of(FeatureColumns) or name in ("context_width", "action_width"):
         return f"columns.features.{name}"
-    return f"columns.{name}" if name in DecisionColumns.__slots__ or name == "num_slots" else name
+    return f"columns.{name}" if name in names_of(DecisionColumns) or name == "num_slots" else name
 
 
 @cache

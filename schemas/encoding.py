@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
 from typing import Any
@@ -23,6 +22,7 @@ from numba import njit
 from schemas.blocks import F32, I32, TEXT_TOKEN, FeatureColumns, empty
 from schemas.errors import UserError
 from schemas.feature_spec import Feature, FeatureSpec
+from schemas.frozen import frozen
 from schemas.hashing import action_keys
 from schemas.records import Vector
 from schemas.text import AS_IT_STANDS, WORDS, WORDS_COUNTED, Pieces, seed_of, tokens_of
@@ -34,7 +34,7 @@ Values = Mapping[str, Any]
 """Feature name → `schemas.records.FeatureValue`, or plain JSON from a definition."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SideError:
     """Why one context or candidate cannot be encoded."""
 
@@ -44,7 +44,7 @@ class SideError:
     """Feature, what was expected, what came."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SideColumns:
     """One side of N owners, encoded."""
 

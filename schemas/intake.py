@@ -19,12 +19,13 @@ import orjson
 
 from schemas.blocks import U8
 from schemas.bounds import BadRecord, Limits, bad, too_large
+from schemas.frozen import names_of
 from schemas.records import Candidate, DecisionRequest, Features, FeatureValue, Outcome, Vector
 from schemas.varints import BAD_UTF8, TOO_DEEP, utf8_end
 
-_REQUEST = frozenset(DecisionRequest.__slots__)
-_CANDIDATE = frozenset(Candidate.__slots__)
-_OUTCOME = frozenset(Outcome.__slots__)
+_REQUEST = frozenset(names_of(DecisionRequest))
+_CANDIDATE = frozenset(names_of(Candidate))
+_OUTCOME = frozenset(names_of(Outcome))
 _FLOAT, _DICT, _STR = {float}, {dict}, {str}
 _action_id_of, _features_of = itemgetter("action_id"), itemgetter("features")
 UTF8_BYTES_MAX = 4

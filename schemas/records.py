@@ -14,6 +14,7 @@ from enum import IntEnum
 import numpy as np
 
 from schemas.blocks import F32
+from schemas.frozen import frozen
 
 NO_TIME_MS = -(2**62)
 """T before the first message of a partition: earlier than every append time, and safe to add windows to."""
@@ -93,7 +94,7 @@ FeatureValue = float | str | bool | list[str] | Vector
 Features = dict[str, FeatureValue]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Candidate:
     """An action on offer."""
 
@@ -103,7 +104,7 @@ class Candidate:
     """Named features; may be empty."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DecisionRequest:
     """The shop asks what to do about a subject."""
 
@@ -133,7 +134,7 @@ class DecisionRequest:
     """The client's clock; informative only."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Decision:
     """The answer to a request."""
 
@@ -156,7 +157,7 @@ class Decision:
     """The worker's clock when it answered; informative only."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Outcome:
     """A user event that says how a decision went."""
 

@@ -2,8 +2,8 @@
 
 Pure: reads no clock, no broker, no random state. The shell (`streams.decider`) says what time it is, which policy
 serves and whether it is overloaded; the draw is a keyed hash of task and decision id. The same request under the same
-policy gets the same answer, in any batch and on any worker, but for the last units of its integers: another number of
-rows is another BLAS kernel (learning.md rule 20). What is logged is what was drawn from, exactly.
+policy gets the same answer, in any batch and on any worker (`learner.policy.serving_kernels`). What is logged is what
+was drawn from, exactly.
 
 Theory of operation. Each readable request ends in exactly one of two ways:
     journaled       policy, no-snapshot, snapshot-refused, deadline, overload: one row of a DecisionBlock with the true
@@ -18,13 +18,13 @@ Shape legend: N rows of a group, M candidates of all rows, K candidates of one r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 
 import numpy as np
 
 from learner.policy import explore
 from schemas.blocks import F64, I32, PROPENSITY_ONE, DecisionBlock, DecisionColumns, FeatureColumns, empty
+from schemas.frozen import frozen
 from schemas.keys import DRAW_ACTION, draw, partition_of
 from schemas.records import Decision, DecisionRequest, Reason
 from schemas.task import DEDUPE_MS_MIN, Namespace, Task, TaskTable
@@ -50,7 +50,7 @@ _by_partition = attrgetter("journal_partition", "index")
 Mask = explore.Mask
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Asked:
     """A readable request and where it stood."""
 
@@ -62,7 +62,7 @@ class Asked:
     """Broker's append time."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Situation:
     """What the shell knows at the moment of deciding."""
 
@@ -75,7 +75,7 @@ class Situation:
     """More requests wait than can be scored in time."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unjournaled:
     """A request that is answered but leaves no decision in the log."""
 
@@ -85,7 +85,7 @@ class Unjournaled:
     refusal: Refusal
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Group:
     """Decisions of one task, all by one policy version or all without one."""
 
@@ -99,7 +99,7 @@ class Group:
     """Answer of each row."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Decided:
     """Everything that follows from one batch: every request stands in exactly one of the two lists."""
 

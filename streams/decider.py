@@ -17,10 +17,10 @@ import sys
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
 from types import FrameType
 
 from schemas.codec import BadRecord, decode_request, encode
+from schemas.frozen import frozen
 from schemas.records import Decision, Reason
 from schemas.registry import Registry, RegistryUnavailable, open_registry
 from schemas.telemetry import Metrics, MetricsServer
@@ -112,7 +112,7 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Arrival:
     """A request as it came; gone when its batch is decided, because payloads may be large."""
 

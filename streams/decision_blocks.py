@@ -6,12 +6,12 @@ Pure. Owns the limits on a block's size: what leaves here fits into one Kafka me
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
 
 from schemas.blocks import NO_STRINGS, U64, DecisionBlock, DecisionColumns, Strings
+from schemas.frozen import frozen
 from schemas.keys import PERSON_DECISION, PERSON_SUBJECT
 from schemas.records import DecisionRequest, Reason
 from schemas.task import Task
@@ -35,7 +35,7 @@ _BLOCK_BYTES = 1024
 """Head of a block and counts of its arrays."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Row:
     """One request on its way to being decided."""
 
@@ -104,7 +104,7 @@ def _packed(values: list[bytes]) -> Strings:
     return Strings(np.frombuffer(b"".join(values), np.uint8), starts, lengths)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Part:
     """Rows of one task, snapshot and journal partition that fit into one block, which is still to be made."""
 

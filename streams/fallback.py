@@ -9,16 +9,16 @@ With guardrails and no baseline the answer names no action rather than perhaps a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 from schemas.blocks import PROPENSITY_ONE
+from schemas.frozen import frozen
 from schemas.keys import DRAW_ACTION, draw
 from schemas.records import Decision, DecisionRequest, Reason
 from schemas.task import Task
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Refusal:
     """Why a request is answered without a decision in the log."""
 

@@ -9,13 +9,13 @@ A bad request is left out of the columns and reported; it cannot spoil its batch
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from schemas.blocks import I64, FeatureColumns, empty
 from schemas.encoding import SideColumns, SideEncoder, Values
 from schemas.feature_spec import FeatureSpec
+from schemas.frozen import frozen
 from schemas.hashing import action_keys
 from schemas.records import Candidate, DecisionRequest
 from schemas.task import NUM_CANDIDATES_MAX, Task
@@ -23,7 +23,7 @@ from schemas.task import NUM_CANDIDATES_MAX, Task
 _NO_KEYS = empty(np.uint64)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BadFeatures:
     """Why one request of the batch cannot be encoded."""
 
@@ -35,7 +35,7 @@ class BadFeatures:
     """What was expected, what came."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Encoded:
     """A batch of requests, encoded."""
 

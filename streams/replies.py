@@ -25,6 +25,7 @@ import orjson
 
 from schemas.codec import encode
 from schemas.fault_points import reach
+from schemas.frozen import frozen
 from schemas.keys import partition_of
 from schemas.records import Decision
 from schemas.registry import Registry
@@ -45,7 +46,7 @@ ROOM_S = 0.001
 """Wait for room in a full producer queue: only while the broker is gone."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Place:
     """Where a request stood."""
 

@@ -32,6 +32,7 @@ import numpy.typing as npt
 from learner.policy import explore, network
 from schemas import weights as tensors
 from schemas.blocks import DecisionColumns, FeatureColumns
+from schemas.frozen import names_of
 from schemas.task import Task
 
 Array = npt.NDArray[Any]
@@ -42,7 +43,7 @@ PROBES_BYTES_MAX = 256 * 1024
 """Of all tasks together: the manifest must stay far below the broker's default message limit of 1 MiB."""
 SCORE_TOLERANCE = 1e-4
 """Times (reward.max - reward.min)."""
-COLUMNS = FeatureColumns.__slots__
+COLUMNS = names_of(FeatureColumns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""The forward pass of `learner.policy.network` as a worker runs it: laid out once per snapshot, one compiled call each.
+"""The forward pass of `learner.policy.network` as a worker runs it: laid out per snapshot, one compiled call.
 
-The same experts on the same arrays, so the same scores but for rounding (a test holds it to that on learnt and on random
-weights). A decision is so small that numpy's cost per call is all it would cost; and these scores are the same in any
-batch, see `learner.policy.serving_kernels`.
+The same experts on the same arrays, so the same scores but for rounding (a test holds it to that, on learnt and on
+random weights). A decision is so small that numpy's cost per call is all it would cost; and these scores are the same
+in any batch, see `learner.policy.serving_kernels`.
 
 Numpy weights only. Shape legend as in `learner.policy.network`.
 """

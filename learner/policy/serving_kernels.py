@@ -21,7 +21,8 @@ from learner.policy.network import CLIP, EMBEDDED_TOKENS, EMBEDDING_BITS
 NUM_SIZES = 11
 DX, DA, PX, PA, WIDTH, HIDDEN, JX, JA, HAS_MAIN_X, HAS_MAIN_A, CATALOGUE = range(NUM_SIZES)
 """Places in `sizes`. PX, PA: 0 for a side that is not projected. WIDTH: columns of `wide`. HIDDEN 0 without the deep
-expert; JX, JA: J, or 0 for a side whose tokens it does not see. The others are 1 where there is `wide_x`, `wide_a`, a declared catalogue."""
+expert; JX, JA: J, or 0 for a side whose tokens it does not see. The others are 1 where there is `wide_x`, `wide_a`, a
+declared catalogue."""
 DOUBLES = ("x_mean", "x_scale", "a_mean", "a_scale", "x_projection", "a_projection", "wide", "wide_x", "wide_a")
 SINGLES = ("deep_x", "deep_a", "deep_tx", "deep_ta", "deep_b1", "deep_w2", "deep_b2", "deep_w3")
 """Arrays that the kernels get end to end, in this order; those that a task does not have take no room."""
@@ -83,7 +84,7 @@ def _standardise(dense, row, mean, scale, out):  # type: ignore[no-untyped-def] 
 
 @njit(cache=True, nogil=True)
 def _add_product(vector, matrix, first_row, out):  # type: ignore[no-untyped-def]  # numba
-    """out += vector @ matrix[first_row:], in the precision of `out`; four rows of the matrix at a time, in their order."""
+    """out += vector @ matrix[first_row:], in the precision of `out`. Four rows at a time, in their order."""
     kind = out.dtype.type
     k = 0
     while k + 4 <= len(vector):

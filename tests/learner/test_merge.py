@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from learner.gather import take
 from learner.merge import Merge
-from schemas.blocks import TransitionBlock
+from schemas.blocks import FeatureColumns, TransitionBlock
+from schemas.frozen import names_of
 from schemas.records import DecisionBucket, Progress
 from tests.learner.transition_rows import FINGERPRINTS, block, progress
 
@@ -130,7 +131,7 @@ def test_taking_rows_in_any_order_keeps_every_ragged_column_with_its_row() -> No
     order = np.random.Generator(np.random.PCG64(3)).permutation(20)[:13]
     taken = take(whole, order)
     expected = TransitionBlock.concat([whole.rows(int(row), int(row) + 1) for row in order])
-    for name in expected.columns.features.__slots__:
+    for name in names_of(FeatureColumns):
         np.testing.assert_array_equal(getattr(taken.columns.features, name), getattr(expected.columns.features, name))
     np.testing.assert_array_equal(taken.columns.propensities, expected.columns.propensities)
     np.testing.assert_array_equal(taken.positions, expected.positions)

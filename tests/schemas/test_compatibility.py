@@ -12,6 +12,7 @@ from avro.schema import parse
 
 from schemas.blocks import DecisionBlock, DecisionColumns, FeatureColumns, OutcomeBlock, TransitionBlock
 from schemas.compatibility import current, fingerprint, released
+from schemas.frozen import names_of
 from schemas.record_fields import RECORD_TYPES
 
 VERSIONS = [pytest.param(version, id=f"{version.name}-{version.version}") for version in released()]
@@ -100,7 +101,7 @@ def test_every_field_is_documented(version: Any) -> None:
 
 
 def test_schemas_and_dataclasses_have_the_same_fields() -> None:
-    columns = {*DecisionColumns.__slots__, *FeatureColumns.__slots__} - {"features"}
+    columns = {*names_of(DecisionColumns), *names_of(FeatureColumns)} - {"features"}
     shape = {"num_rows", "num_slots", "context_width", "action_width"}
     for name, kind in RECORD_TYPES.items():
         assert {field["name"] for field in current()[name].schema["fields"]} == {*kind.__slots__}

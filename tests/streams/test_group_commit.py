@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import task as tasks
+from schemas.blocks import FeatureColumns
 from schemas.codec import decode, encode
+from schemas.frozen import names_of
 from schemas.keys import partition_of
 from schemas.records import Candidate, DecisionRequest, Features
 from schemas.registry import FileRegistry
@@ -102,7 +104,7 @@ def test_a_block_of_many_parts_is_the_block_of_all_their_rows_at_once() -> None:
         assert getattr(together, name).tolist() == getattr(at_once, name).tolist()
     assert together.columns.propensities.tolist() == at_once.columns.propensities.tolist()
     features, same = together.columns.features, at_once.columns.features
-    for name in features.__slots__:
+    for name in names_of(FeatureColumns):
         assert getattr(features, name).tolist() == getattr(same, name).tolist()
 
 
