@@ -46,6 +46,9 @@ _NO_BYTES = empty(np.uint8)
 _NO_STEPS = empty(np.int32)
 _NO_EPISODES = empty(np.uint64)
 
+_ALLOWED = np.ones(4096, np.bool_)
+"""Of a micro-batch as most are: never written to."""
+
 _by_partition = attrgetter("journal_partition", "index")
 Mask = explore.Mask
 
@@ -296,7 +299,8 @@ def _allowed(task: Task, rows: list[Row], features: FeatureColumns) -> tuple[Mas
     size = len(task.actions)
     is_part = size > 0 and any(row.request.candidates is not None for row in rows)
     if not task.guardrails and not is_part:
-        return np.ones(size * len(rows) if size else len(features.action_keys), np.bool_), False
+        num = size * len(rows) if size else len(features.action_keys)
+        return _ALLOWED[:num] if num <= len(_ALLOWED) else np.ones(num, np.bool_), False
     allowed = mask(task, [row.request for row in rows], features)
     if is_part:
         places = action_places(task)

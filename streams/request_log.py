@@ -7,6 +7,7 @@ callbacks from within `read`.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -104,7 +105,8 @@ class RequestLog:
     def read(self, timeout_s: float) -> list[AnyMessage]:
         """The next request and all that wait behind it, up to the batch's limit; [] after `timeout_s` without any."""
         self._hold_back()
-        first = self._consumer.poll(timeout_s)
+        # The client cuts off what is less than a millisecond: it would be asked over and over, and answer at once.
+        first = self._consumer.poll(math.ceil(timeout_s * 1e3) / 1e3)
         if first is None:
             return []
         messages = [first, *self._consumer.consume(self._settings.decide_batch_max - 1, 0)]
