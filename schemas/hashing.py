@@ -10,14 +10,14 @@ ValueError before anything is read: numba does not check.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
 from schemas.blocks import I32, I64, U8, U64
-from schemas.keys import PERSON_ACTION
+from schemas.keys import action_key
 
 _IV = (
     0x6A09E667F3BCC908,
@@ -44,6 +44,9 @@ _SIGMA = (
 _IV_U64 = np.array(_IV, np.uint64)
 _SCHEDULE = np.array([*_SIGMA, _SIGMA[0], _SIGMA[1]], np.int64)
 _BLOCK = 128
+_ACTION_KEYS_MAX = 1 << 15
+"""Actions whose keys are remembered: a few MB."""
+_action_key = lru_cache(maxsize=_ACTION_KEYS_MAX)(action_key)
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -124,20 +127,6 @@ def _digests(buffer, starts, lengths, initial, num_words, out):  # type: ignore[
         _digest(h, m, initial, buffer, starts[row], max(0, lengths[row]))
         for word in range(num_words):
             out[row, word] = h[word]
-
-
-@njit(cache=True, nogil=True)
-def _packed_digests(buffer, lengths, initial, out):  # type: ignore[no-untyped-def]  # numba
-    """64-bit digests of strings that stand one after another; 1 in place of 0."""
-    starts = np.empty(len(lengths), np.int64)
-    start = 0
-    for row in range(len(lengths)):
-        starts[row] = start
-        start += lengths[row]
-    _digests(buffer, starts, lengths, initial, 1, out)
-    for row in range(len(lengths)):
-        if out[row, 0] == 0:
-            out[row, 0] = 1
 
 
 @njit(cache=True, nogil=True)
@@ -224,13 +213,5 @@ def partitions_of(buffer: U8, starts: I64, lengths: I32 | I64, num_partitions: i
 
 
 def action_keys(action_ids: Sequence[str]) -> U64:
-    """(K,) `schemas.keys.action_key` of every id, never 0. A few µs for ten: it runs for every request."""
-    text = "".join(action_ids)
-    buffer = text.encode()
-    if len(buffer) == len(text):
-        lengths = np.array([len(action_id) for action_id in action_ids], np.int64)
-    else:
-        lengths = np.array([len(action_id.encode()) for action_id in action_ids], np.int64)
-    out = np.empty((len(lengths), 1), np.uint64)
-    _packed_digests(np.frombuffer(buffer, np.uint8), lengths, _initial(8, PERSON_ACTION), out)
-    return out[:, 0]
+    """(K,) `schemas.keys.action_key` of every id, never 0. Runs for every request: shops offer the same ones again."""
+    return np.fromiter(map(_action_key, action_ids), np.uint64, len(action_ids))

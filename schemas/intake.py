@@ -24,9 +24,11 @@ from schemas.records import Candidate, DecisionRequest, Features, FeatureValue, 
 from schemas.varints import BAD_UTF8, TOO_DEEP, utf8_end
 
 _REQUEST = frozenset(names_of(DecisionRequest))
+_USUAL = frozenset(("decision_id", "task", "subject", "context", "candidates"))
+"""Of a request; the first ones of its fields."""
 _CANDIDATE = frozenset(names_of(Candidate))
 _OUTCOME = frozenset(names_of(Outcome))
-_FLOAT, _DICT, _STR = {float}, {dict}, {str}
+_FLOAT, _STR = {float}, {str}
 _action_id_of, _features_of = itemgetter("action_id"), itemgetter("features")
 UTF8_BYTES_MAX = 4
 """Of one character: a text with a quarter of the limit's characters need not be encoded to be measured."""
@@ -219,21 +221,18 @@ def _plain_candidates(items: list[Any], limits: Limits) -> list[Candidate] | Non
 
     Nearly all requests are like this, and most of a request is candidates: here a few calls check all of them.
     """
-    if set(map(type, items)) != _DICT or sum(map(len, items)) != 2 * len(items):
-        return None
     try:
         ids, features = list(map(_action_id_of, items)), list(map(_features_of, items))
-    except KeyError:
+        values = list(chain.from_iterable(map(dict.values, features)))
+        sizes = set(map(len, ids))
+    except (KeyError, TypeError):
         return None
-    if set(map(type, ids)) != _STR or set(map(type, features)) != _DICT:
+    if set(map(type, values)) != _FLOAT or not math.isfinite(sum(values)) or set(map(type, ids)) != _STR:
         return None
-    if min(map(len, ids)) == 0 or max(map(len, ids)) > limits.name_bytes_max // UTF8_BYTES_MAX:
+    if min(sizes) == 0 or max(sizes) > limits.name_bytes_max // UTF8_BYTES_MAX or set(map(len, items)) != {2}:
         return None
-    values = list(chain.from_iterable(map(dict.values, features)))
-    if set(map(type, values)) != _FLOAT or not math.isfinite(sum(values)):
-        return None
-    longest = max(map(len, set().union(*features)))
-    if longest > limits.name_bytes_max or max(map(len, features)) > limits.num_features_max:
+    names = set().union(*features)
+    if max(map(len, names)) > limits.name_bytes_max or max(map(len, features)) > limits.num_features_max:
         return None
     return list(map(Candidate, ids, features))
 
@@ -260,12 +259,17 @@ def request_of(value: object, limits: Limits) -> DecisionRequest:
     fields = _fields(value, _REQUEST, "DecisionRequest")
     candidates = _candidates(fields.get("candidates"), limits)
     num_actions = len(candidates) if candidates is not None else limits.num_candidates_max
+    usual = (
+        _text(fields, "decision_id", limits.id_bytes_max),
+        _text(fields, "task", limits.name_bytes_max),
+        _text(fields, "subject", limits.name_bytes_max),
+        _features(fields.get("context"), "context", limits),
+        candidates,
+    )
+    if _USUAL.issuperset(fields):
+        return DecisionRequest(*usual)
     return DecisionRequest(
-        decision_id=_text(fields, "decision_id", limits.id_bytes_max),
-        task=_text(fields, "task", limits.name_bytes_max),
-        subject=_text(fields, "subject", limits.name_bytes_max),
-        context=_features(fields.get("context"), "context", limits),
-        candidates=candidates,
+        *usual,
         slots=_integer(fields, "slots", 1, limits.num_slots_max),
         bounds=_bounds(fields.get("bounds")),
         episode_id=_optional_text(fields, "episode_id", limits.name_bytes_max),
