@@ -26,7 +26,10 @@ class WorkerSettings(CommonSettings):
     )
     pending_outcomes_max: int = Field(100_000, ge=1, description="The same for outcomes that wait for a decision.")
     unread_bytes_max: int = Field(
-        64 << 20, ge=1 << 20, description="Transitions per partition written but not read back; then the fold waits."
+        2 << 20,
+        ge=1 << 20,
+        description="Transitions per partition written but not read back; then the fold waits. More is no faster, and "
+        "costs what the system takes to hand out the memory.",
     )
     linger_ms: float = Field(2.0, ge=0, description="How long a write waits for others to share its request.")
     compression: str = Field(

@@ -14,6 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 LOOK_S = 1.0
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Of mallopt(3)."""
+_KEPT_BYTES, _REUSED_BYTES = 128 << 20, 32 << 20
+"""So much may lie free at the end of the heap, and what is not larger than this is taken from it. A batch is fetched,
+joined and written in pieces of a few MB; given to the system and taken again, each page is emptied and mapped anew."""
 GROWTH = 1.05
 """Of resident memory since it was last given back; steady load stays below."""
 _STATM = Path("/proc/self/statm")
@@ -38,9 +43,12 @@ class SpareMemory:
 
 def give_back_from_now_on() -> None:
     """Look every second until the process ends; does nothing where the C library or the system cannot."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    library = ctypes.CDLL(None)
+    trim = getattr(library, "malloc_trim", None)
     if trim is None or not _STATM.exists():
         return
+    for option, value in ((_M_MMAP_THRESHOLD, _REUSED_BYTES), (_M_TRIM_THRESHOLD, _KEPT_BYTES)):
+        library.mallopt(option, value)
     trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
     memory = SpareMemory(_resident_bytes, lambda: trim(0))
     threading.Thread(target=_look_for_ever, args=(memory,), name="spare-memory", daemon=True).start()
