@@ -10,14 +10,14 @@ ValueError before anything is read: numba does not check.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
 from schemas.blocks import I32, I64, U8, U64
-from schemas.keys import action_key
+from schemas.keys import PERSON_ACTION
 
 _IV = (
     0x6A09E667F3BCC908,
@@ -45,8 +45,8 @@ _IV_U64 = np.array(_IV, np.uint64)
 _SCHEDULE = np.array([*_SIGMA, _SIGMA[0], _SIGMA[1]], np.int64)
 _BLOCK = 128
 _ACTION_KEYS_MAX = 1 << 15
-"""Actions whose keys are remembered: a few MB."""
-_action_key = lru_cache(maxsize=_ACTION_KEYS_MAX)(action_key)
+"""Actions whose keys are remembered, then all are forgotten at once: a few MB with ids of usual length, 15 at most."""
+_action_keys: dict[str, int] = {}
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -214,4 +214,14 @@ def partitions_of(buffer: U8, starts: I64, lengths: I32 | I64, num_partitions: i
 
 def action_keys(action_ids: Sequence[str]) -> U64:
     """(K,) `schemas.keys.action_key` of every id, never 0. Runs for every request: shops offer the same ones again."""
-    return np.fromiter(map(_action_key, action_ids), np.uint64, len(action_ids))
+    found = list(map(_action_keys.get, action_ids))
+    if None not in found:
+        return np.array(found, np.uint64)
+    buffer = [action_id.encode() for action_id in action_ids]
+    lengths = np.array(list(map(len, buffer)), np.int64)
+    starts = lengths.cumsum() - lengths
+    keys = np.maximum(keys64(np.frombuffer(b"".join(buffer), np.uint8), starts, lengths, PERSON_ACTION), np.uint64(1))
+    if len(_action_keys) > _ACTION_KEYS_MAX:
+        _action_keys.clear()
+    _action_keys.update(zip(action_ids, keys.tolist(), strict=True))
+    return keys

@@ -2,8 +2,8 @@
 
 Pure: reads no clock, no broker, no random state. The shell (`streams.decider`) says what time it is, which policy
 serves and whether it is overloaded; the draw is a keyed hash of task and decision id. The same request under the same
-policy gets the same answer, in any batch and on any worker (`learner.policy.serving_kernels`). What is logged is what
-was drawn from, exactly.
+policy gets the same answer, in any batch and on any worker (`learner.policy.serving_kernels`; of features with `log`
+the last bit is libm's). What is logged is what was drawn from, exactly.
 
 Theory of operation. Each readable request ends in exactly one of two ways:
     journaled       policy, no-snapshot, snapshot-refused, deadline, overload: one row of a DecisionBlock with the true

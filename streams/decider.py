@@ -311,10 +311,9 @@ class Decider:
         """Deliver, commit, leave. Returns the exit code."""
         end_s = time.monotonic() + self._settings.stop_s_max
         self._requests.stop()
-        if self._replies.failure is None:
-            left = self._replies.flush(max(0.5, self._settings.stop_s_max - LEAVE_S))
-            if left:
-                log.warning("%d records were not delivered in time; their requests are read again", left)
+        left = self._replies.flush(max(0.5, self._settings.stop_s_max - LEAVE_S))
+        if left and self._replies.failure is None:
+            log.warning("%d records were not delivered in time; their requests are read again", left)
         self._report_counts()
         self._requests.close(max(0.2, end_s - time.monotonic() - 0.5))
         self._replies.close(0.2)

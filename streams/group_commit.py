@@ -1,8 +1,8 @@
 """Group commit: decisions that were answered already wait a moment, so that many go into the journal as one block.
 
 Pure. With `reply = "immediate"` nobody waits for the journal record, and a block costs the same for one row as for
-ten: the decider's time, a request to the broker, a message for the join. Rows of a journal partition keep their order:
-of two sendings of one decision id the one that was answered first is journaled first.
+ten: the decider's time, a request to the broker, a message for the join. Rows of a journal partition that wait keep
+their order: of two sendings of one decision id the one that was answered first is journaled first.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Generic, TypeVar
 from streams.decision_blocks import BLOCK_BYTES_MAX, ROWS_MAX, Part, bytes_ceiling_of, merged
 
 WAIT_S = 0.02
-"""An answer's record waits no longer: what a decider that dies may leave unrecorded is what it answered since."""
+"""When an answer's record is due. What a decider that dies may leave unrecorded is what it answered in about this time,
+at most twice this, and what is on its way to the broker."""
 ROWS_ENOUGH = 64
 """With so many rows waiting more company saves nothing."""
 
@@ -76,16 +77,22 @@ class GroupCommit(Generic[Owner]):
         return 0.0 if self._num_rows >= ROWS_ENOUGH else min(longest_s, max(0.0, self._runs[0].due_s - now_s))
 
     def due(self, now_s: float) -> Iterator[tuple[Part, list[Owner]]]:
-        """What is to be written now. One block where there is no flood: the next request need not wait for several."""
-        while self._num_rows >= ROWS_ENOUGH:
+        """What is to be written now. One block where that will do: the next request need not wait for several."""
+        while self._num_rows >= ROWS_ENOUGH or (self._runs and self._runs[0].due_s + WAIT_S <= now_s):
             yield self._oldest()
         if self._runs and self._runs[0].due_s <= now_s:
             yield self._oldest()
 
     def all(self) -> Iterator[tuple[Part, list[Owner]]]:
-        """Everything that waits."""
+        """Everything that waits. What was yielded last waits on if `put_back` is called."""
         while self._runs:
             yield self._oldest()
+
+    def put_back(self, part: Part, owners: list[Owner]) -> None:
+        """It could not be written: it is the oldest again, and due."""
+        self._runs.appendleft(_Run([part], owners, len(part.rows), bytes_ceiling_of(part.columns), 0.0))
+        self._newest.setdefault(part.partition, self._runs[0])
+        self._num_rows += len(part.rows)
 
     def _oldest(self) -> tuple[Part, list[Owner]]:
         run = self._runs.popleft()

@@ -149,7 +149,8 @@ def verify_and_load(
     weights = _by_task(arrays, tasks)
     loaded = _shadow_load(weights, tasks)
     prepared = {key: ready.weights for key, ready in loaded.items()}
-    reason = probes.check(manifest.probes, tasks, prepared) if manifest.probes else None
+    serving = {key: ready.forward.scores for key, ready in loaded.items()}
+    reason = probes.check(manifest.probes, tasks, prepared, serving) if manifest.probes else None
     if reason is not None:
         raise Refused("probes", reason)
     return Policy(manifest.version, manifest.sha256, manifest.cut_ms, loaded)

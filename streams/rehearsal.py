@@ -12,7 +12,7 @@ import time
 from schemas.codec import decode_request, encode
 from schemas.registry import Registry
 from streams.decide import Asked, Decide, Situation
-from streams.decision_blocks import parts_of
+from streams.decision_blocks import merged, parts_of
 from streams.examples import example_of
 from streams.policy import Policy, blank_policy
 from streams.replies import encoded_answer
@@ -35,6 +35,7 @@ def rehearse(decide: Decide, tasks: TaskFollower, registry: Registry, policy: Po
                 for group in decided.groups:
                     for _, part in parts_of(group.task, group.version, group.rows, group.columns, ""):
                         encode(part.block(), registry)
+                        encode(merged([part, part]).block(), registry)
                     for decision in group.decisions:
                         encoded_answer(decision, True, registry)
                         encoded_answer(decision, False, registry)

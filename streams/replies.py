@@ -148,7 +148,24 @@ class Replies:
         for part, effects in self._waiting.due(time.monotonic()):
             self._write(self._unhurried, part, effects)
 
+    def _hand_over_waiting(self) -> None:
+        """Write all that was answered, due or not, as far as there is room: also when something else has failed."""
+        for part, effects in self._waiting.all():
+            payload, acked = self._record_of(part, effects)
+            try:
+                self._unhurried.send(self._journal_topic, part.partition, payload, None, acked)
+            except BufferError:
+                self._waiting.put_back(part, effects)
+                return
+            except WriteError as error:
+                self._fail(error)
+
     def _write(self, output: Output, part: Part, effects: list[_Effects]) -> None:
+        payload, acked = self._record_of(part, effects)
+        self._send(output, self._journal_topic, part.partition, payload, None, acked)
+
+    def _record_of(self, part: Part, effects: list[_Effects]) -> tuple[bytes, Callable[[WriteError | None, int], None]]:
+        """(journal record of these rows, what is to be told of its ack)."""
         payload = encode(part.block(), self._registry)
         reach("decide.before-journal")
 
@@ -156,7 +173,7 @@ class Replies:
             for each in effects:
                 self._acked(each, error, offset)
 
-        self._send(output, self._journal_topic, part.partition, payload, None, acked)
+        return payload, acked
 
     def _encoded(self, partition: int, decisions: Sequence[Decision], places: Sequence[Place]) -> list[_Answer]:
         """Answers of one journal partition; decisions have the same partition, because both follow the subject."""
@@ -184,11 +201,11 @@ class Replies:
     def flush(self, timeout_s: float) -> int:
         """Wait until all is delivered, answers that follow acks included; returns what is still on its way."""
         end = time.monotonic() + timeout_s
-        for part, effects in self._waiting.all():
-            self._write(self._unhurried, part, effects)
+        self._hand_over_waiting()
         left = self._num_left()
         while left and time.monotonic() < end and self.failure is None:
             time.sleep(ROOM_S)
+            self._hand_over_waiting()
             left = self._num_left()
         return left
 

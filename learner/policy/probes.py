@@ -22,7 +22,7 @@ Shape legend: N probe rows, M candidates of all rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,11 +31,12 @@ import numpy.typing as npt
 
 from learner.policy import explore, network
 from schemas import weights as tensors
-from schemas.blocks import DecisionColumns, FeatureColumns
+from schemas.blocks import F64, DecisionColumns, FeatureColumns
 from schemas.frozen import names_of
 from schemas.task import Task
 
 Array = npt.NDArray[Any]
+Serve = Callable[[FeatureColumns], F64]
 
 NUM_PROBES = 16
 """Rows per task: the newest learnt ones."""
@@ -142,10 +143,12 @@ def check(
     probes: bytes,
     tasks: Mapping[bytes, Task],
     weights: Mapping[bytes, Mapping[str, Array]],
+    serving: Mapping[bytes, Serve] | None = None,
 ) -> str | None:
     """Does this machine compute what the learner computed? None when it does, else one sentence for people.
 
-    `tasks` and `weights` by fingerprint; probes of a task that the reader does not know are passed over (its policy is
+    `tasks`, `weights` and `serving` (how a worker scores: another implementation of the same pass) by fingerprint.
+    Probes of a task that the reader does not know are passed over (its policy is
     not used there either). Raises nothing for malformed probes: they are a reason to refuse.
     """
     try:
@@ -160,7 +163,8 @@ def check(
         if fingerprint not in tasks or fingerprint not in weights:
             continue
         try:
-            reason = _check_task(prefix, arrays, tasks[fingerprint], weights[fingerprint])
+            serve = None if serving is None else serving[fingerprint]
+            reason = _check_task(prefix, arrays, tasks[fingerprint], weights[fingerprint], serve)
         except (KeyError, ValueError, IndexError, TypeError) as error:
             reason = f"cannot be computed: {type(error).__name__}: {error}"
         if reason is not None:
@@ -168,7 +172,9 @@ def check(
     return None
 
 
-def _check_task(prefix: str, arrays: Mapping[str, Array], task: Task, weights: Mapping[str, Array]) -> str | None:
+def _check_task(
+    prefix: str, arrays: Mapping[str, Array], task: Task, weights: Mapping[str, Array], serve: Serve | None
+) -> str | None:
     features = FeatureColumns(**{name: arrays[f"{prefix}/{name}"] for name in COLUMNS})
     allowed = arrays[f"{prefix}/allowed"] != 0
     stored, integers = arrays[f"{prefix}/scores"], arrays[f"{prefix}/integers"]
@@ -183,4 +189,20 @@ def _check_task(prefix: str, arrays: Mapping[str, Array], task: Task, weights: M
     if not np.array_equal(again, integers):
         differing = int((np.asarray(again) != integers).sum())
         return f"{differing} of {len(integers)} integers computed from the stored scores differ"
-    return None
+    if serve is None:
+        return None
+    if not _fits(features, task):
+        return "features do not fit the task"
+    error = float(np.abs(serve(_owned(features)) - stored).max(initial=0.0))
+    return None if error <= tolerance else f"served scores differ by {error:.3g}, at most {tolerance:.3g} allowed"
+
+
+def _fits(features: FeatureColumns, task: Task) -> bool:
+    """Whether compiled loops, which check no bounds, may read them."""
+    num_candidates, context, actions = features.num_candidates, features.context, features.actions
+    if num_candidates.dtype != np.int32 or context.dtype != np.float32 or actions.dtype != np.float32:
+        return False
+    if task.actions:
+        return context.shape[1:] == (task.context.width,) and bool((num_candidates == len(task.actions)).all())
+    sizes = (len(num_candidates), task.context.width), (int(num_candidates.sum()), task.action.width)
+    return (context.shape, actions.shape) == sizes and bool((num_candidates >= 0).all())

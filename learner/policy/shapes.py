@@ -32,6 +32,9 @@ def fault_of(weights: Mapping[str, Any], task: Task) -> str | None:
         missing += [name for name in DEEP if name not in names]
     if missing:
         return f"array {missing[0]} is missing"
+    for name, what in (("x_projection", 1), ("a_projection", 1), ("deep_w2", 0)):
+        if name in names and _size(weights, name, what) == 0:  # the compiled pass takes 0 for "has none"
+            return f"array {name} is empty: leave it out"
     wanted = expected(weights, task)
     for name in sorted(names):
         array = weights[name]

@@ -181,6 +181,19 @@ def test_published_arrays_have_documented_dtypes(case: tuple[Task, dict[str, np.
         assert np.isfinite(array).all()
 
 
+@pytest.mark.parametrize("name", ["x_projection", "a_projection", "deep_w2"])
+def test_empty_arrays_that_the_compiled_pass_would_take_for_none_are_refused(name: str) -> None:
+    task, weights, _ = _case("projected" if "projection" in name else "dense")
+    assert shapes.fault_of(weights, task) is None
+    empty = {
+        "x_projection": {"x_projection": np.zeros((task.context.width, 0)), "wide": weights["wide"][:1]},
+        "a_projection": {"a_projection": np.zeros((task.action.width, 0)), "wide": weights["wide"][:, :1]},
+        "deep_w2": {each: array[..., :0] for each, array in weights.items() if each.startswith("deep_")}
+        | {"deep_w2": np.zeros((0, 0), np.float32), "deep_norm": weights.get("deep_norm")},
+    }
+    assert shapes.fault_of(weights | empty[name], task) == f"array {name} is empty: leave it out"
+
+
 def test_an_explanation_adds_up_to_the_scores(case: tuple[Task, dict[str, np.ndarray], TransitionBlock]) -> None:
     task, weights, rows = case
     features = rows.columns.features.rows(3, 4)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from learner.policy import network, probes
+from learner.policy.serving import Forward
 from schemas import weights as tensors
 from schemas.task import Task, parse
 from tests.learner.transition_rows import block
@@ -61,6 +62,29 @@ def packed(count: int = 40, weights: Arrays | None = None) -> bytes:
 
 def test_same_policy_on_the_same_machine_passes() -> None:
     assert probes.check(packed(), TASKS, {FINGERPRINT: policy()}) is None
+
+
+def test_what_serves_is_held_to_the_learners_scores_too() -> None:
+    task = TASKS[FINGERPRINT]
+    right, wrong = (Forward.of(policy(seed), task).scores for seed in (1, 2))
+    assert probes.check(packed(), TASKS, {FINGERPRINT: policy()}, {FINGERPRINT: right}) is None
+    reason = probes.check(packed(), TASKS, {FINGERPRINT: policy()}, {FINGERPRINT: wrong})
+    assert reason is not None
+    assert "served scores differ by" in reason
+
+
+def test_probes_of_other_types_reach_no_compiled_loop() -> None:
+    arrays, _ = tensors.unpack(packed())
+    changed = {name: np.array(array) for name, array in arrays.items()}
+    name = f"{FINGERPRINT.hex()}/num_candidates"
+    changed[name] = changed[name].astype(np.int64)
+
+    def never(features: Any) -> Any:
+        raise AssertionError(features)
+
+    reason = probes.check(tensors.pack(changed, {}), TASKS, {FINGERPRINT: policy()}, {FINGERPRINT: never})
+    assert reason is not None
+    assert "do not fit the task" in reason
 
 
 def test_newest_rows_are_taken_whatever_the_split() -> None:

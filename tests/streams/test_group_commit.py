@@ -122,6 +122,30 @@ def test_parts_that_do_not_fit_into_one_message_leave_in_several() -> None:
     assert max(sizes) <= BLOCK_BYTES_MAX
 
 
+def test_what_could_not_be_written_is_the_oldest_again() -> None:
+    waiting: GroupCommit[int] = GroupCommit()
+    for number in range(3):
+        waiting.add(parts([request(number, subject=f"s{number}")])[0], number, 0.0)
+        waiting.add(parts([request(10 + number, "b", f"s{number}")])[0], 10 + number, 0.0)
+    before = len(waiting)
+    part, owners = next(iter(waiting.all()))
+    waiting.put_back(part, owners)
+    assert len(waiting) == before
+    assert waiting.wait_s(0.0, 1.0) == 0.0
+    again = list(waiting.all())
+    assert again[0] == (part, owners)
+    assert sorted(owner for _, each in again for owner in each) == [0, 1, 2, 10, 11, 12]
+    assert len(waiting) == 0
+
+
+def test_one_block_between_two_requests_but_none_waits_twice_as_long() -> None:
+    waiting: GroupCommit[int] = GroupCommit()
+    for number in range(6):
+        waiting.add(parts([request(number, "ab"[number % 2])])[0], number, 0.0)
+    assert [owners for _, owners in waiting.due(1.5 * WAIT_S)] == [[0]]
+    assert [owners for _, owners in waiting.due(2 * WAIT_S)] == [[1], [2], [3], [4], [5]]
+
+
 def test_the_first_row_says_until_when_and_many_rows_wait_no_longer() -> None:
     waiting: GroupCommit[None] = GroupCommit()
     assert waiting.wait_s(5.0, 0.1) == 0.1
