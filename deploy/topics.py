@@ -7,6 +7,7 @@ clock decides what Kafka deletes and when a window closes: `check` names every s
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,7 +115,7 @@ def _describe(client: AdminClient, names: Sequence[str], described: dict[str, di
         try:
             described[resource.name] = {key: str(entry.value) for key, entry in future.result(TIMEOUT_S).items()}
         except KafkaException as error:
-            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+            if error.args[0].code() not in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._DESTROY_BROKER):
                 raise
     return len(described) == len(names)
 
@@ -138,8 +139,7 @@ def apply(settings: CommonSettings, project: Project) -> list[str]:
     missing = [each for each in want if each.name not in here]
     replicas = min(REPLICAS_MAX, len(client.list_topics(timeout=5).brokers))
     made = [NewTopic(each.name, each.partitions, replicas, config=each.config) for each in missing]
-    for name, future in (client.create_topics(made) if made else {}).items():
-        _settle(name, future)
+    _create(client, made)
     changes = [f"created {each.name} ({each.partitions} partitions)" for each in missing]
     for each in want:
         differing = _differing(each, here[each.name]) if each.name in here else {}
@@ -195,16 +195,28 @@ def _differing(each: Wanted, it: Found) -> dict[str, str]:
     return result
 
 
-def _settle(name: str, future: Any) -> None:
-    """Wait for a creation; another process may have been first."""
+def _create(client: AdminClient, topics: Sequence[NewTopic]) -> None:
+    """Create topics. While a cluster comes up, the client may forget the node that it has asked: it asks again."""
+    end_s = time.monotonic() + TIMEOUT_S
+    while topics:
+        asked = client.create_topics(list(topics))
+        lost = {name for name, future in asked.items() if not _is_settled(name, future, end_s)}
+        topics = [each for each in topics if each.topic in lost]
+
+
+def _is_settled(name: str, future: Any, end_s: float) -> bool:
+    """Wait for a creation; another process may have been first. False: nobody knows, ask again."""
     try:
         future.result(TIMEOUT_S)
     except KafkaException as error:
+        if error.args[0].code() == KafkaError._DESTROY_BROKER and time.monotonic() < end_s:
+            return False
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise UserError(
                 f"topic {name} could not be created: {error.args[0].str()}",
                 "see whether the broker is healthy and lets this user create topics",
             ) from error
+    return True
 
 
 def _set(client: AdminClient, name: str, config: dict[str, str]) -> None:
