@@ -28,8 +28,8 @@ class WorkerSettings(CommonSettings):
     unread_bytes_max: int = Field(
         2 << 20,
         ge=1 << 20,
-        description="Transitions per partition written but not read back; then the fold waits. Raise it where the broker "
-        "is far away: no more than this goes out per round trip.",
+        description="Transitions per partition written but not read back; then the fold waits. Raise it where the "
+        "broker is far away: no more than this goes out per round trip.",
     )
     linger_ms: float = Field(2.0, ge=0, description="How long a write waits for others to share its request.")
     compression: str = Field(
