@@ -255,7 +255,6 @@ def main() -> None:
     ours, theirs = (result[key]["cpu_us_per_decision"][1] for key in ("headrace", "dict"))
     result["dict_over_headrace_cpu"] = round(theirs / ours, 2)
     whole = result["headrace_from_users_topics"]["cpu_us_per_decision"][1]
-    result["ingest_cpu_us_per_outcome"] = round((whole - ours) / OUTCOME_SHARE, 2)
     result["cpu_us_per_event_from_users_topics"] = round(whole / (1 + OUTCOME_SHARE), 2)
     result["journal_records_per_s"] = round(result["headrace"]["decisions_per_s"][1] * (1 + OUTCOME_SHARE))
     result["events"] = {
