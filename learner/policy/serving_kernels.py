@@ -28,9 +28,9 @@ SINGLES = ("deep_x", "deep_a", "deep_tx", "deep_ta", "deep_b1", "deep_w2", "deep
 """Arrays that the kernels get end to end, in this order; those that a task does not have take no room."""
 
 _TANH_MAX = np.float32(7.90531110763549805)
-_TANH_ODD = tuple(
-    np.float32(x)
-    for x in (
+_P1, _P3, _P5, _P7, _P9, _P11, _P13 = map(
+    np.float32,
+    (
         4.89352455891786e-03,
         6.37261928875436e-04,
         1.48572235717979e-05,
@@ -38,14 +38,12 @@ _TANH_ODD = tuple(
         -8.60467152213735e-11,
         2.00018790482477e-13,
         -2.76076847742355e-16,
-    )
+    ),
 )
-_TANH_EVEN = tuple(
-    np.float32(x) for x in (4.89352518554385e-03, 2.26843463243900e-03, 1.18534705686654e-04, 1.19825839466702e-06)
+_Q0, _Q2, _Q4, _Q6 = map(
+    np.float32, (4.89352518554385e-03, 2.26843463243900e-03, 1.18534705686654e-04, 1.19825839466702e-06)
 )
-_P1, _P3, _P5, _P7, _P9, _P11, _P13 = _TANH_ODD
-_Q0, _Q2, _Q4, _Q6 = _TANH_EVEN
-_HALF, _ONE = np.float32(0.5), np.float32(1.0)
+_HALF = np.float32(0.5)
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -148,13 +146,41 @@ def pooled(bounds, hashes, weights, embedding):  # type: ignore[no-untyped-def] 
 
 
 @njit(cache=True, nogil=True)
+def _heads(doubles, sizes):  # type: ignore[no-untyped-def]  # numba
+    """The arrays of `DOUBLES`; one that the task does not have has no rows or no columns."""
+    dx, da, px, width = sizes[DX], sizes[DA], sizes[PX], sizes[WIDTH]
+    x_mean, at = _cut(doubles, 0, 1, dx)
+    x_scale, at = _cut(doubles, at, 1, dx)
+    a_mean, at = _cut(doubles, at, 1, da)
+    a_scale, at = _cut(doubles, at, 1, da)
+    x_projection, at = _cut(doubles, at, dx, px)
+    a_projection, at = _cut(doubles, at, da, sizes[PA])
+    wide, at = _cut(doubles, at, 1 + (px if px > 0 else dx), width)
+    wide_x, at = _cut(doubles, at, sizes[HAS_MAIN_X], dx)
+    wide_a, _ = _cut(doubles, at, sizes[HAS_MAIN_A], da)
+    return x_mean, x_scale, a_mean, a_scale, x_projection, a_projection, wide, wide_x, wide_a
+
+
+@njit(cache=True, nogil=True)
+def _layers(singles, sizes):  # type: ignore[no-untyped-def]  # numba
+    """The arrays of `SINGLES`, likewise."""
+    h = sizes[HIDDEN]
+    deep_x, at = _cut(singles, 0, sizes[DX], h)
+    deep_a, at = _cut(singles, at, sizes[DA], h)
+    deep_tx, at = _cut(singles, at, sizes[JX], h)
+    deep_ta, at = _cut(singles, at, sizes[JA], h)
+    b1, at = _cut(singles, at, min(1, h), h)
+    w2, at = _cut(singles, at, h, h)
+    b2, at = _cut(singles, at, min(1, h), h)
+    w3, _ = _cut(singles, at, min(1, h), h)
+    return deep_x, deep_a, deep_tx, deep_ta, b1, w2, b2, w3
+
+
+@njit(cache=True, nogil=True)
 def catalogue_first(z_actions, ids, a_pooled, sizes, singles):  # type: ignore[no-untyped-def]  # numba
     """The catalogue's part (K, H) of the first layer. `ids` (K, H) or (0, H), `a_pooled` (K, J) or (0, J)."""
     h = sizes[HIDDEN]
-    _, at = _cut(singles, 0, sizes[DX], h)
-    deep_a, at = _cut(singles, at, sizes[DA], h)
-    _, at = _cut(singles, at, sizes[JX], h)
-    deep_ta, at = _cut(singles, at, sizes[JA], h)
+    _, deep_a, _, deep_ta, _, _, _, _ = _layers(singles, sizes)
     out = np.zeros((len(z_actions), h), np.float32)
     for k in range(len(out)):
         _add_product(z_actions[k], deep_a, 0, out[k])
@@ -176,29 +202,13 @@ def scores(  # type: ignore[no-untyped-def]  # numba
     deep expert, base of the cross expert. `stack` (E,). `first` (K, H) the catalogue's part of the first layer, (0, H)
     with candidates. `x_pooled` (N, J), `a_pooled` (M, J) and `crosses` (M, L) are empty where there are no tokens.
     """
-    dx, da, px, pa, width, h = sizes[DX], sizes[DA], sizes[PX], sizes[PA], sizes[WIDTH], sizes[HIDDEN]
-    x_mean, at = _cut(doubles, 0, 1, dx)
-    x_scale, at = _cut(doubles, at, 1, dx)
-    a_mean, at = _cut(doubles, at, 1, da)
-    a_scale, at = _cut(doubles, at, 1, da)
-    x_projection, at = _cut(doubles, at, dx, px)
-    a_projection, at = _cut(doubles, at, da, pa)
-    wide, at = _cut(doubles, at, 1 + (px if px > 0 else dx), width)
-    wide_x, at = _cut(doubles, at, sizes[HAS_MAIN_X], dx)
-    wide_a, at = _cut(doubles, at, sizes[HAS_MAIN_A], da)
-    deep_x, at = _cut(singles, 0, dx, h)
-    deep_a, at = _cut(singles, at, da, h)
-    deep_tx, at = _cut(singles, at, sizes[JX], h)
-    deep_ta, at = _cut(singles, at, sizes[JA], h)
-    deep_b1, at = _cut(singles, at, min(1, h), h)
-    deep_w2, at = _cut(singles, at, h, h)
-    deep_b2, at = _cut(singles, at, min(1, h), h)
-    deep_w3, at = _cut(singles, at, min(1, h), h)
+    dx, da, h = sizes[DX], sizes[DA], sizes[HIDDEN]
+    x_mean, x_scale, a_mean, a_scale, x_projection, a_projection, wide, wide_x, wide_a = _heads(doubles, sizes)
+    deep_x, deep_a, deep_tx, deep_ta, deep_b1, deep_w2, deep_b2, deep_w3 = _layers(singles, sizes)
     centre, mean, sd, bias, base = constants[0], constants[1], constants[2], constants[3], constants[4]
     catalogue = sizes[CATALOGUE] == 1
     zx, za = np.empty(dx), np.empty(da)
-    x_product, a_product = np.empty(px), np.empty(pa)
-    left = np.empty(width)
+    x_product, a_product, left = np.empty(sizes[PX]), np.empty(sizes[PA]), np.empty(sizes[WIDTH])
     x_first, pre, hidden = np.empty(h, np.float32), np.empty(h, np.float32), np.empty(h, np.float32)
     out = np.empty(num_candidates.sum())
     m = 0

@@ -9,10 +9,11 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from numba import njit
 
 from learner.chosen import chosen_of
 from learner.experts import deep_rows
-from learner.policy import explain, network, shapes
+from learner.policy import explain, network, serving_kernels, shapes
 from learner.policy.serving import Forward
 from schemas.blocks import FeatureColumns, TransitionBlock
 from schemas.task import Task
@@ -179,6 +180,19 @@ def test_published_arrays_have_documented_dtypes(case: tuple[Task, dict[str, np.
         assert array.dtype in (np.float32, np.float64, np.int64)
         assert array.flags.c_contiguous
         assert np.isfinite(array).all()
+
+
+def test_the_compiled_silu_is_as_near_as_it_says() -> None:
+    @njit(error_model="numpy")
+    def silu_of(values: np.ndarray) -> np.ndarray:
+        out = np.empty_like(values)
+        for i in range(len(values)):
+            out[i] = serving_kernels._silu(values[i])
+        return out
+
+    x = np.linspace(-60, 60, 200_001).astype(np.float32)
+    exact = x.astype(np.float64) / (1 + np.exp(-x.astype(np.float64)))
+    assert (np.abs(silu_of(x) - exact) / np.maximum(1, np.abs(x))).max() <= 4e-7
 
 
 @pytest.mark.parametrize("name", ["x_projection", "a_projection", "deep_w2"])
