@@ -148,8 +148,8 @@ def check(
     """Does this machine compute what the learner computed? None when it does, else one sentence for people.
 
     `tasks`, `weights` and `serving` (how a worker scores: another implementation of the same pass) by fingerprint.
-    Probes of a task that the reader does not know are passed over (its policy is
-    not used there either). Raises nothing for malformed probes: they are a reason to refuse.
+    Probes of a task that the reader does not know are passed over: its policy is not used there either. Raises nothing
+    for malformed probes: they are a reason to refuse.
     """
     try:
         arrays, _ = tensors.unpack(probes)
@@ -178,6 +178,8 @@ def _check_task(
     features = FeatureColumns(**{name: arrays[f"{prefix}/{name}"] for name in COLUMNS})
     allowed = arrays[f"{prefix}/allowed"] != 0
     stored, integers = arrays[f"{prefix}/scores"], arrays[f"{prefix}/integers"]
+    if not _fits(features, task):
+        return "features do not fit the task"
     scores = np.asarray(network.scores(weights, task, features), np.float64)
     if scores.shape != stored.shape or stored.dtype != np.float64:
         return f"scores have shape {scores.shape}, expected {stored.shape} {stored.dtype}"
@@ -191,18 +193,39 @@ def _check_task(
         return f"{differing} of {len(integers)} integers computed from the stored scores differ"
     if serve is None:
         return None
-    if not _fits(features, task):
-        return "features do not fit the task"
     error = float(np.abs(serve(_owned(features)) - stored).max(initial=0.0))
     return None if error <= tolerance else f"served scores differ by {error:.3g}, at most {tolerance:.3g} allowed"
 
 
 def _fits(features: FeatureColumns, task: Task) -> bool:
     """Whether compiled loops, which check no bounds, may read them."""
-    num_candidates, context, actions = features.num_candidates, features.context, features.actions
-    if num_candidates.dtype != np.int32 or context.dtype != np.float32 or actions.dtype != np.float32:
+    num_candidates = features.num_candidates
+    if num_candidates.dtype != np.int32 or num_candidates.ndim != 1 or (num_candidates < 0).any():
         return False
+    num_rows, total = len(num_candidates), int(num_candidates.sum(dtype=np.int64))
     if task.actions:
-        return context.shape[1:] == (task.context.width,) and bool((num_candidates == len(task.actions)).all())
-    sizes = (len(num_candidates), task.context.width), (int(num_candidates.sum()), task.action.width)
-    return (context.shape, actions.shape) == sizes and bool((num_candidates >= 0).all())
+        fits = bool((num_candidates == len(task.actions)).all())
+    else:
+        fits = features.actions.shape == (total, task.action.width) and features.actions.dtype == np.float32
+    context = features.context
+    x = features.context_token_counts, features.context_tokens, features.context_token_values
+    a = features.action_token_counts, features.action_tokens, features.action_token_values
+    return (
+        fits
+        and context.shape == (num_rows, task.context.width)
+        and context.dtype == np.float32
+        and _tokens_fit(*x, num_rows)
+        and _tokens_fit(*a, 0 if task.actions else total)
+    )
+
+
+def _tokens_fit(counts: Array, tokens: Array, values: Array, num_owners: int) -> bool:
+    """Whether the counts, of every owner or none, name exactly the tokens that are there."""
+    num_tokens = int(counts.sum(dtype=np.int64))
+    return (
+        counts.dtype == tokens.dtype == np.int32
+        and values.dtype == np.float32
+        and counts.shape in ((num_owners,), (0,))
+        and tokens.shape == values.shape == (num_tokens,)
+        and bool((counts >= 0).all())
+    )

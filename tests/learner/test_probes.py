@@ -73,6 +73,15 @@ def test_what_serves_is_held_to_the_learners_scores_too() -> None:
     assert "served scores differ by" in reason
 
 
+def test_probes_whose_token_counts_are_too_high_are_not_computed() -> None:
+    arrays, _ = tensors.unpack(packed())
+    changed = {name: np.array(array) for name, array in arrays.items()}
+    changed[f"{FINGERPRINT.hex()}/context_token_counts"] = np.full(16, 1 << 30, np.int32)
+    reason = probes.check(tensors.pack(changed, {}), TASKS, {FINGERPRINT: policy()})
+    assert reason is not None
+    assert "do not fit the task" in reason
+
+
 def test_probes_of_other_types_reach_no_compiled_loop() -> None:
     arrays, _ = tensors.unpack(packed())
     changed = {name: np.array(array) for name, array in arrays.items()}
