@@ -129,7 +129,7 @@ class Part:
         return (
             self.version == other.version
             and self.task.fingerprint == other.task.fingerprint
-            and self.rows[0].journal_partition == other.rows[0].journal_partition
+            and self.partition == other.partition
         )
 
 

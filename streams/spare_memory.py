@@ -2,7 +2,8 @@
 
 glibc keeps what was freed below anything that still lives, so a worker would hold for ever the most that it ever
 needed: after an outage, that of a backlog read at once. Looked at every second, given back only where the process has
-grown since the last time: under steady load nothing is done, and no decision waits for it.
+grown since the last time: under steady load nothing is done, and no decision waits for it. In between, what was freed
+is kept for what comes next.
 """
 
 from __future__ import annotations
