@@ -30,6 +30,7 @@ from numba import njit
 
 from schemas.blocks import I32, I64, U8
 from schemas.limits import view_of
+from streams import transport_frames
 from streams.transport_batch import BROKEN_LENGTH, OVERSIZED_LENGTH, RecordBatch, join
 from streams.transport_codecs import BATCH_BYTES_MAX, decompressed
 
@@ -246,7 +247,7 @@ def obstacle(version: str = aiokafka.__version__) -> str | None:
         return "aiokafka's PartitionRecords takes other arguments"
     if not hasattr(_PartitionRecords, "_unpack_records"):
         return "aiokafka's PartitionRecords has no _unpack_records"
-    return None
+    return transport_frames.obstacle()
 
 
 def install(topics: Iterable[str]) -> str | None:
@@ -254,6 +255,7 @@ def install(topics: Iterable[str]) -> str | None:
     reason = obstacle()
     if reason is None:
         _topics.update(topics)
+        transport_frames.install()
         fetcher.MemoryRecords, fetcher.PartitionRecords = _RawRecords, _BatchRecords
     return reason
 
@@ -261,4 +263,5 @@ def install(topics: Iterable[str]) -> str | None:
 def uninstall() -> None:
     """Put aiokafka's own classes back: for tests that compare both ways."""
     _topics.clear()
+    transport_frames.uninstall()
     fetcher.MemoryRecords, fetcher.PartitionRecords = _MemoryRecords, _PartitionRecords

@@ -1,0 +1,180 @@
+"""Kafka's responses received into the memory they are parsed from.
+
+Theory of operation. aiokafka reads through asyncio's StreamReader: what the system hands over becomes a bytes object,
+is added to a bytearray, copied out of it when the response is whole, and copied once more into a BytesIO. Of a fetch
+response of many megabytes each of these is memory that the system must empty and map first. `install` puts two of ours
+in place of two names of the module ``aiokafka.conn``: a protocol that is told by the first four bytes of a response how
+long it is, and lets the system write the rest straight into an array of that size; and a reader over that array.
+What a response holds is copied once, out of the array, by aiokafka's own decoding; the array is used for the next
+long response. Measured over 2.2 M journal records of 245 bytes, CPU of the thread that fetches: 0.35 -> 0.17 us each.
+
+Short responses (and the tokens of SASL) are passed on as bytes, as ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import io
+import struct
+from collections import deque
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from aiokafka import conn
+
+_LENGTH = struct.Struct(">i")
+SHORT_BYTES = 64 << 10
+"""Responses up to this are bytes: nothing is gained by more care."""
+SPARE_FACTOR = 8
+"""Memory this much larger than a long response is given back: a backlog was read, and is over."""
+_PARAMETERS = "self closed_fut args loop kw"
+
+
+class FrameProtocol(asyncio.BufferedProtocol):
+    """Stands where aiokafka's protocol stood, which still does all but the receiving.
+
+    Takes the place of the reader's `readexactly`, which the connection asks for the length of a response and for the
+    response, in turn.
+    """
+
+    def __init__(self, closed: asyncio.Future[None], reader: asyncio.StreamReader, *, loop: Any) -> None:
+        self._inner = _Protocol(closed, reader, loop=loop)
+        self._reader = reader
+        self._loop = loop
+        self._header = bytearray(_LENGTH.size)
+        self._frame: memoryview | None = None
+        """What is being received, None while its length is."""
+        self._room = memoryview(self._header)
+        """Where the next bytes go."""
+        self._whole: deque[memoryview | bytes] = deque()
+        self._next: memoryview | bytes | None = None
+        """The response whose length was asked for."""
+        self._spare: memoryview = memoryview(b"")
+        """Memory of the last long response, for the next one: new memory costs more than what is written to it."""
+        self._lent: memoryview | None = None
+        """The long response that the connection was given; it is done with it when it asks for the next."""
+        self._waiter: asyncio.Future[None] | None = None
+        vars(reader)["readexactly"] = self.readexactly
+
+    def __getattr__(self, name: str) -> Any:
+        """What a StreamWriter asks of its protocol."""
+        return getattr(self._inner, name)
+
+    def connection_made(self, transport: Any) -> None:
+        """As aiokafka's."""
+        self._inner.connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """As aiokafka's; whoever waits for a response hears of it."""
+        self._inner.connection_lost(exc)
+        self._wake()
+
+    def eof_received(self) -> bool | None:
+        """As aiokafka's; whoever waits for a response hears of it."""
+        stays_open: bool | None = self._inner.eof_received()
+        self._wake()
+        return stays_open
+
+    def pause_writing(self) -> None:
+        """As aiokafka's."""
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        """As aiokafka's."""
+        self._inner.resume_writing()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Room up to the end of the length or of the response that is being received, never empty."""
+        return self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """So much of the room was filled."""
+        self._room = self._room[nbytes:]
+        if len(self._room):
+            return
+        if self._frame is None:
+            (size,) = _LENGTH.unpack(self._header)
+            if size < 0:
+                raise ConnectionError(f"the broker announced a response of {size} bytes: is this a Kafka broker?")
+            self._frame = self._room = self._memory(size)
+            if size:
+                return
+        self._whole.append(self._frame.tobytes() if len(self._frame) <= SHORT_BYTES else self._frame)
+        self._frame, self._room = None, memoryview(self._header)
+        self._wake()
+
+    async def readexactly(self, n: int) -> memoryview | bytes:
+        """The length of the next response (4 bytes), then the response, and so on.
+
+        Raises IncompleteReadError at the end of the connection, or what ended it.
+        """
+        if self._next is not None:
+            found, self._next = self._next, None
+            self._lent = None if isinstance(found, bytes) else found
+            return found
+        if self._lent is not None:
+            self._spare, self._lent = memoryview(self._lent.obj), None
+        while not self._whole:
+            if (error := self._reader.exception()) is not None:
+                raise error
+            if self._reader.at_eof():
+                raise asyncio.IncompleteReadError(b"", n)
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        self._next = self._whole.popleft()
+        return _LENGTH.pack(len(self._next))
+
+    def _memory(self, size: int) -> memoryview:
+        """Room for a response of `size` bytes: the spare one unless it is too small, or so large that it is a waste."""
+        spare, self._spare = self._spare, memoryview(b"")
+        if size <= SHORT_BYTES:
+            self._spare = spare
+            return memoryview(bytearray(size))
+        if size <= len(spare) <= SPARE_FACTOR * size:
+            return spare[:size]
+        return np.empty(1 << (size - 1).bit_length(), np.uint8).data[:size]
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class FrameReader:
+    """Stands where a BytesIO of the whole response stood: reads from it without a copy of it."""
+
+    def __init__(self, frame: memoryview) -> None:
+        self._frame, self._at = frame, 0
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes, fewer at the end."""
+        first, self._at = self._at, self._at + size
+        return self._frame[first : self._at].tobytes()
+
+
+def _opened(response: memoryview | bytes) -> FrameReader | io.BytesIO:
+    return io.BytesIO(response) if isinstance(response, bytes) else FrameReader(response)
+
+
+_Protocol: Any = conn.AIOKafkaProtocol
+
+
+def obstacle() -> str | None:
+    """Why this aiokafka's connections cannot be taken over, or None."""
+    if " ".join(inspect.signature(_Protocol.__init__).parameters) != _PARAMETERS:
+        return "aiokafka's AIOKafkaProtocol takes other arguments"
+    return None
+
+
+def install() -> None:
+    """For every connection that aiokafka makes in this process from now on."""
+    conn.AIOKafkaProtocol, conn.io = FrameProtocol, SimpleNamespace(BytesIO=_opened)
+
+
+def uninstall() -> None:
+    """Aiokafka as it was, for tests."""
+    conn.AIOKafkaProtocol, conn.io = _Protocol, io
