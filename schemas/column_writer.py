@@ -105,8 +105,8 @@ def write_fields(prefix: bytes, values: Sequence[Any], layout: Layout) -> bytes:
             continue
         value = values[place]
         if kind == BYTES:
-            raw = value if isinstance(value, bytes) else value.tobytes()
-            parts += (long_bytes(len(raw)), raw)
+            num_bytes = len(value) if isinstance(value, bytes) else value.nbytes
+            parts += (long_bytes(num_bytes), value if isinstance(value, bytes) else np.ascontiguousarray(value))
         elif kind == NUMBER:
             parts.append(long_bytes(value))
         elif kind == STRINGS:
@@ -119,5 +119,5 @@ def write_fields(prefix: bytes, values: Sequence[Any], layout: Layout) -> bytes:
         elif not value.size:
             parts.append(b"\0")
         else:
-            parts += (long_bytes(value.size), value.astype(DTYPES[kind], copy=False).tobytes(), b"\0")
+            parts += (long_bytes(value.size), np.ascontiguousarray(value, DTYPES[kind]), b"\0")
     return b"".join(parts)

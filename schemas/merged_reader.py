@@ -18,7 +18,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from schemas.blocks import I32, I64, NO_STRINGS, U8, DecisionBlock, OutcomeBlock
+from schemas.blocks import I64, NO_STRINGS, U8, DecisionBlock, OutcomeBlock
 from schemas.bounds import LIMITS, BadRecord, Limits
 from schemas.codec import decode
 from schemas.column_reader import fill, measure
@@ -26,6 +26,7 @@ from schemas.columns import DTYPES, block_of
 from schemas.layout import BYTES, F64S, I64S, UNREAD_STRINGS, Layout, without_strings
 from schemas.layout import DTYPES as ARRAY_DTYPES
 from schemas.registered import Registry
+from schemas.soundness import segment_sums
 
 _NUM_HEADER = 5
 _FIRST, _COUNT, _TARGET = 0, 1, 3
@@ -175,23 +176,15 @@ def _strings_fit(counts: I64, expected: I64) -> bool:
     return bool(((counts == expected) | (counts == 0)).all())
 
 
-def _segment_sums(counts: I32, sizes: I64) -> I64:
-    """Sum of each of consecutive parts of a column, in int64; a part may be empty."""
-    before = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-    ends = np.cumsum(sizes)
-    sums: I64 = before[ends] - before[ends - sizes]
-    return sums
-
-
 def _candidates_agree(found: _Messages, chosen: I64, fields: Mapping[str, Any]) -> bool:
     """The same for columns that count candidates or tokens."""
     rows, slots = found.number("num_rows")[chosen], found.number("num_slots")[chosen[0]]
     width = found.number("action_width")[chosen[0]]
     if width < 0 or fields["num_candidates"].min() < 1:
         return False
-    candidates = _segment_sums(fields["num_candidates"], rows)
-    context_tokens = _segment_sums(fields["context_token_counts"], found.of("context_token_counts")[chosen])
-    action_tokens = _segment_sums(fields["action_token_counts"], found.of("action_token_counts")[chosen])
+    candidates = segment_sums(fields["num_candidates"], rows)
+    context_tokens = segment_sums(fields["context_token_counts"], found.of("context_token_counts")[chosen])
+    action_tokens = segment_sums(fields["action_token_counts"], found.of("action_token_counts")[chosen])
     optional = {"actions": width, "action_keys": 8, "action_token_counts": 1}
     return (
         bool((found.of("propensities")[chosen] == candidates * slots).all())

@@ -43,6 +43,18 @@ def _sum_of_counts(counts: I32) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
+def segment_sums(counts: I32, sizes: I64) -> I64:
+    """(K,) sum of each of K consecutive parts of a column; a part may be empty, together they must be the column."""
+    sums = np.zeros(len(sizes), np.int64)
+    at = 0
+    for part in range(len(sizes)):
+        for index in range(at, at + sizes[part]):
+            sums[part] += counts[np.uint64(index)]
+        at += sizes[part]
+    return sums
+
+
+@numba.njit(cache=True, nogil=True)
 def rises(values: I64, strictly: bool) -> bool:
     """Whether no value falls below the one before it; strictly: nor equals it."""
     for index in range(1, len(values)):
@@ -118,9 +130,10 @@ def _sound(
     num_slots, context_width, action_width, drawn_width = widths
     sound = np.empty(len(num_candidates), np.bool_)
     candidate = context_token = action_token = 0
+    is_finite = _finite(context, 0, len(context))  # almost always: one long loop instead of one per row
     for row in range(len(num_candidates)):
         count = num_candidates[row]
-        good = _finite(context, row * context_width, (row + 1) * context_width)
+        good = is_finite or _finite(context, row * context_width, (row + 1) * context_width)
         good &= _finite_f64(drawn, row * drawn_width, (row + 1) * drawn_width)
         if len(actions):
             good &= _finite(actions, candidate * action_width, (candidate + count) * action_width)

@@ -165,12 +165,20 @@ def copy_bytes(source: U8, first: int, size: int, target: U8, at: int) -> None:
 def write_long(buffer: U8, position: int, value: int) -> int:
     """Position after the zig-zag varint of `value`; the caller left ten bytes of room."""
     raw = np.uint64(np.int64(value) << 1) ^ np.uint64(np.int64(value) >> 63)
-    while raw >= np.uint64(0x80):
-        buffer[position] = np.uint8(raw & np.uint64(0x7F)) | np.uint8(0x80)
+    at = np.uint64(position)  # a signed index may be negative, and numba looks each time
+    for _ in range(3):  # unrolled: most numbers are short
+        if raw < np.uint64(0x80):
+            buffer[at] = np.uint8(raw)
+            return int(np.int64(at)) + 1
+        buffer[at] = np.uint8(raw | np.uint64(0x80))
         raw >>= np.uint64(7)
-        position += 1
-    buffer[position] = np.uint8(raw)
-    return position + 1
+        at += np.uint64(1)
+    while raw >= np.uint64(0x80):
+        buffer[at] = np.uint8(raw | np.uint64(0x80))
+        raw >>= np.uint64(7)
+        at += np.uint64(1)
+    buffer[at] = np.uint8(raw)
+    return int(np.int64(at)) + 1
 
 
 @numba.njit(cache=True, nogil=True)
@@ -187,7 +195,7 @@ def write_arrays(values: I64, counts: I64) -> tuple[U8, I64]:
         if last > first:
             position = write_long(buffer, position, last - first)
             for index in range(first, last):
-                position = write_long(buffer, position, values[index])
+                position = write_long(buffer, position, values[np.uint64(index)])
         buffer[position] = 0
         position += 1
         ends[column] = position

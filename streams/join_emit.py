@@ -20,6 +20,7 @@ from schemas.blocks import (
     TransitionBlock,
 )
 from schemas.chain import START
+from schemas.soundness import segment_sums
 from schemas.task import Task
 from streams.join_kernels import RUN_OFFSET, RUN_ROW, RUN_ROWS, RUN_SEQ, RUN_TIME, Closing
 
@@ -42,6 +43,14 @@ class Segment:
     """First row of the columns that is open."""
     columns: DecisionColumns
     decision_keys: U64
+    _ends: I64 | None = None
+
+    @property
+    def ends(self) -> I64:
+        """(N,) bytes that all rows up to each take at most when encoded; the same for all blocks they leave in."""
+        if self._ends is None:
+            self._ends = _ends(self.columns)
+        return self._ends
 
     @property
     def shape(self) -> tuple[object, ...]:
@@ -215,24 +224,23 @@ def _fitting(rows: ClosedRows, bytes_left: int, rows_left: int) -> tuple[int, in
     """(rows of `rows` that fit, bytes they take at most when encoded)."""
     if bytes_left <= 0 or rows_left <= 0:
         return 0, 0
-    columns, start, num_rows = rows.segment.columns, rows.start, len(rows)
+    ends, start = rows.segment.ends, rows.start
+    before = int(ends[start - 1]) if start else 0
+    fitting = min(int(np.searchsorted(ends, before + bytes_left, side="right")) - start, rows_left, len(rows))
+    return fitting, int(ends[start + fitting - 1]) - before if fitting else 0
+
+
+def _ends(columns: DecisionColumns) -> I64:
+    """As `Segment.ends`."""
     features = columns.features
     per_row, per_candidate = _sizes(columns)
     per_token = 4 + _VARINT_BYTES
-    whole = len(columns) * per_row + int(features.num_candidates.sum()) * per_candidate
-    whole += per_token * (len(features.context_tokens) + len(features.action_tokens))
-    if whole <= bytes_left and num_rows <= rows_left:
-        return num_rows, whole
     sizes = features.num_candidates * np.int64(per_candidate) + per_row
     if len(features.context_token_counts):
         sizes += per_token * features.context_token_counts
     if len(features.action_token_counts):
-        before = np.concatenate([[0], np.cumsum(features.action_token_counts, dtype=np.int64)])
-        ends = np.cumsum(features.num_candidates)
-        sizes += per_token * (before[ends] - before[ends - features.num_candidates])
-    total = np.cumsum(sizes[start : start + min(num_rows, rows_left)])
-    fitting = int(np.searchsorted(total, bytes_left, side="right"))
-    return fitting, int(total[fitting - 1]) if fitting else 0
+        sizes += per_token * segment_sums(features.action_token_counts, features.num_candidates.astype(np.int64))
+    return np.cumsum(sizes)
 
 
 def _sizes(columns: DecisionColumns) -> tuple[int, int]:

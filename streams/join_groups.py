@@ -20,6 +20,7 @@ from schemas.blocks import I32, I64, U8, empty
 from schemas.bounds import LIMITS
 from schemas.merged_reader import Merged, merge_decisions, merge_outcomes
 from schemas.registered import Registry
+from schemas.soundness import segment_sums
 from streams.join_folding import Offered, Told
 from streams.join_steps import CANDIDATE, DEDUPE, FIRST, IS_OUTCOMES, LAST, SOURCE, TIME
 
@@ -72,9 +73,9 @@ class Group:
         parts = np.full(len(self.offsets), -1, np.int64)
         for index, part in enumerate(self.decisions):
             ends = np.cumsum(part.rows)
-            before = np.concatenate([[0], np.cumsum(part.block.columns.features.num_candidates, dtype=np.int64)])
+            candidates = segment_sums(part.block.columns.features.num_candidates, part.rows)
             steps[part.messages, FIRST], steps[part.messages, LAST] = ends - part.rows, ends
-            steps[part.messages, CANDIDATE] = before[ends - part.rows]
+            steps[part.messages, CANDIDATE] = np.cumsum(candidates) - candidates
             parts[part.messages] = index
         if self.outcomes is not None:
             ends = np.cumsum(self.outcomes.rows)
