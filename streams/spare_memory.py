@@ -2,8 +2,9 @@
 
 glibc keeps what was freed below anything that still lives, so a worker would hold for ever the most that it ever
 needed: after an outage, that of a backlog read at once. Looked at every second, given back only where the process has
-grown since the last time: under steady load nothing is done, and no decision waits for it. In between, what was freed
-is kept for what comes next.
+grown since the last time: under steady load nothing is done, and no decision waits for it. While the flood lasts, what
+was freed is kept for what comes next: given back each second, half of the memory that a join of a backlog writes to was
+new, and new memory costs more than what is written to it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,24 +24,41 @@ _KEPT_BYTES, _REUSED_BYTES = 128 << 20, 32 << 20
 joined and written in pieces of a few MB; given to the system and taken again, each page is emptied and mapped anew."""
 GROWTH = 1.05
 """Of resident memory since it was last given back; steady load stays below."""
+BUSY = 0.2
+"""Of a processor: a process that used more since the last look is in the flood still."""
+LOOKS_MAX = 15
+"""A process that is always busy gives back all the same, so many looks after it was due."""
 _STATM = Path("/proc/self/statm")
 _RESIDENT = 1
 """Index of resident pages in statm, see proc(5)."""
 
 
 class SpareMemory:
-    """Gives unused memory back by `trim` when `resident_bytes` says that the process has grown."""
+    """Gives unused memory back by `trim` when `resident_bytes` says that the process has grown, and is at rest.
 
-    def __init__(self, resident_bytes: Callable[[], int], trim: Callable[[], object]) -> None:
-        self._resident_bytes = resident_bytes
-        self._trim = trim
+    `cpu_s` says how much processor time it has used so far.
+    """
+
+    def __init__(
+        self, resident_bytes: Callable[[], int], trim: Callable[[], object], cpu_s: Callable[[], float]
+    ) -> None:
+        self._resident_bytes, self._trim, self._cpu_s = resident_bytes, trim, cpu_s
         self._kept_bytes = 0
+        self._used_s = cpu_s()
+        self._num_waited = 0
 
     def look(self) -> None:
-        """Give back what a growth since the last time left unused."""
-        if self._resident_bytes() > GROWTH * self._kept_bytes:
-            self._trim()
-            self._kept_bytes = self._resident_bytes()
+        """Give back what a growth since the last time left unused; once every `LOOK_S`."""
+        before_s, self._used_s = self._used_s, self._cpu_s()
+        if self._resident_bytes() <= GROWTH * self._kept_bytes:
+            self._num_waited = 0
+            return
+        if self._used_s - before_s > BUSY * LOOK_S and self._num_waited < LOOKS_MAX:
+            self._num_waited += 1
+            return
+        self._num_waited = 0
+        self._trim()
+        self._kept_bytes = self._resident_bytes()
 
 
 def give_back_from_now_on() -> None:
@@ -51,7 +70,7 @@ def give_back_from_now_on() -> None:
     for option, value in ((_M_MMAP_THRESHOLD, _REUSED_BYTES), (_M_TRIM_THRESHOLD, _KEPT_BYTES)):
         library.mallopt(option, value)
     trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
-    memory = SpareMemory(_resident_bytes, lambda: trim(0))
+    memory = SpareMemory(_resident_bytes, lambda: trim(0), time.process_time)
     threading.Thread(target=_look_for_ever, args=(memory,), name="spare-memory", daemon=True).start()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from streams.spare_memory import SpareMemory
+from streams.spare_memory import LOOK_S, LOOKS_MAX, SpareMemory
 
 MIB = 1 << 20
 FLOOD = """
@@ -55,7 +55,7 @@ def test_nothing_is_done_while_nothing_has_grown_since_it_was_last_given_back() 
         trims.append(resident[0])
         resident[0] = 200 * MIB
 
-    memory = SpareMemory(lambda: resident[0], trim)
+    memory = SpareMemory(lambda: resident[0], trim, lambda: 0.0)
     memory.look()
     assert len(trims) == 1, "the first look finds what the start left"
     for mib in (200, 205, 209, 195):
@@ -65,3 +65,22 @@ def test_nothing_is_done_while_nothing_has_grown_since_it_was_last_given_back() 
     resident[0] = 211 * MIB
     memory.look()
     assert trims[1:] == [211 * MIB]
+
+
+def test_a_flood_that_lasts_keeps_what_it_freed_until_it_rests_or_has_lasted_long() -> None:
+    used, trims = [0.0], []
+    memory = SpareMemory(lambda: 200 * MIB + len(trims), lambda: trims.append(used[0]), lambda: used[0])
+    for _ in range(3):
+        used[0] += 0.9 * LOOK_S
+        memory.look()
+    assert not trims
+    memory.look()
+    assert len(trims) == 1, "at rest"
+    growing = [200 * MIB]
+    memory = SpareMemory(lambda: growing[0], lambda: trims.append(used[0]), lambda: used[0])
+    trims.clear()
+    for _ in range(2 * LOOKS_MAX + 2):
+        used[0] += 0.9 * LOOK_S
+        growing[0] += 80 * MIB
+        memory.look()
+    assert len(trims) == 2, "never at rest"
