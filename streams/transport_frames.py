@@ -8,7 +8,7 @@ long it is, and lets the system write the rest straight into an array of that si
 What a response holds is copied once, out of the array, by aiokafka's own decoding; the array is used for the next
 long response. Measured over 2.2 M journal records of 245 bytes, CPU of the thread that fetches: 0.35 -> 0.17 us each.
 
-Short responses (and the tokens of SASL) are passed on as bytes, as ever.
+Short responses, among them the tokens of SASL, are passed on as bytes, as ever.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class FrameProtocol(asyncio.BufferedProtocol):
     def connection_lost(self, exc: BaseException | None) -> None:
         """As aiokafka's; whoever waits for a response hears of it."""
         self._inner.connection_lost(exc)
+        self._spare, self._frame, self._room = memoryview(b""), None, memoryview(self._header)
         self._wake()
 
     def eof_received(self) -> bool | None:
