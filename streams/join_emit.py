@@ -7,7 +7,7 @@ whole, but for the cut of rule 14. Rows that a reader has accepted already are n
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ class Segment:
     """First row of the columns that is open."""
     columns: DecisionColumns
     decision_keys: U64
-    _ends: I64 | None = None
+    _ends: I64 | None = field(default=None, init=False)
 
     @property
     def ends(self) -> I64:

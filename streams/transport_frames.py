@@ -3,7 +3,7 @@
 Theory of operation. aiokafka reads through asyncio's StreamReader: what the system hands over becomes a bytes object,
 is added to a bytearray, copied out of it when the response is whole, and copied once more into a BytesIO. Of a fetch
 response of many megabytes each of these is memory that the system must empty and map first. `install` puts two of ours
-in place of two names of the module ``aiokafka.conn``: a protocol that is told by the first four bytes of a response how
+in place of two names of the module ``aiokafka.conn``: a protocol that learns from the first bytes of a response how
 long it is, and lets the system write the rest straight into an array of that size; and a reader over that array.
 What a response holds is copied once, out of the array, by aiokafka's own decoding; the array is used for the next
 long response. Measured over 2.2 M journal records of 245 bytes, CPU of the thread that fetches: 0.35 -> 0.17 us each.
@@ -17,6 +17,7 @@ import asyncio
 import inspect
 import io
 import struct
+import weakref
 from collections import deque
 from types import SimpleNamespace
 from typing import Any
@@ -25,10 +26,15 @@ import numpy as np
 from aiokafka import conn
 
 _LENGTH = struct.Struct(">i")
+SCRATCH_BYTES = 16 << 10
+"""What comes while no response is known to be coming: the length of one, or several short ones. TLS hands over so much
+at once, and what it holds when the connection ends is asked for once only."""
 SHORT_BYTES = 64 << 10
 """Responses up to this are bytes: nothing is gained by more care."""
 SPARE_FACTOR = 8
 """Memory this much larger than a long response is given back: a backlog was read, and is over."""
+SPARE_RESPONSES = 64
+"""So many short responses after a long one: the same."""
 _PARAMETERS = "self closed_fut args loop kw"
 
 
@@ -41,18 +47,22 @@ class FrameProtocol(asyncio.BufferedProtocol):
 
     def __init__(self, closed: asyncio.Future[None], reader: asyncio.StreamReader, *, loop: Any) -> None:
         self._inner = _Protocol(closed, reader, loop=loop)
-        self._reader = reader
+        self._reader = weakref.ref(reader)  # which holds us
         self._loop = loop
-        self._header = bytearray(_LENGTH.size)
+        self._scratch = memoryview(bytearray(SCRATCH_BYTES))
+        self._num_scratch = 0
+        """Bytes of `_scratch` that are the beginning of a response."""
         self._frame: memoryview | None = None
-        """What is being received, None while its length is."""
-        self._room = memoryview(self._header)
+        """The response that is being received, None while its length is."""
+        self._room = self._scratch
         """Where the next bytes go."""
         self._whole: deque[memoryview | bytes] = deque()
         self._next: memoryview | bytes | None = None
         """The response whose length was asked for."""
-        self._spare: memoryview = memoryview(b"")
+        self._spare = memoryview(b"")
         """Memory of the last long response, for the next one: new memory costs more than what is written to it."""
+        self._num_short = 0
+        """Short responses since then."""
         self._lent: memoryview | None = None
         """The long response that the connection was given; it is done with it when it asks for the next."""
         self._waiter: asyncio.Future[None] | None = None
@@ -69,7 +79,6 @@ class FrameProtocol(asyncio.BufferedProtocol):
     def connection_lost(self, exc: BaseException | None) -> None:
         """As aiokafka's; whoever waits for a response hears of it."""
         self._inner.connection_lost(exc)
-        self._spare, self._frame, self._room = memoryview(b""), None, memoryview(self._header)
         self._wake()
 
     def eof_received(self) -> bool | None:
@@ -87,23 +96,42 @@ class FrameProtocol(asyncio.BufferedProtocol):
         self._inner.resume_writing()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Room up to the end of the length or of the response that is being received, never empty."""
+        """Room up to the end of the response that is being received, or for what comes first; never empty."""
         return self._room
 
     def buffer_updated(self, nbytes: int) -> None:
         """So much of the room was filled."""
-        self._room = self._room[nbytes:]
-        if len(self._room):
-            return
         if self._frame is None:
-            (size,) = _LENGTH.unpack(self._header)
+            self._take_scratch(self._num_scratch + nbytes)
+            return
+        self._room = self._room[nbytes:]
+        if not len(self._room):
+            self._finish(self._frame)
+
+    def _take_scratch(self, num_bytes: int) -> None:
+        """Responses that are whole in the scratch, and the beginning of one that is not."""
+        at = 0
+        while num_bytes - at >= _LENGTH.size:
+            (size,) = _LENGTH.unpack_from(self._scratch, at)
             if size < 0:
                 raise ConnectionError(f"the broker announced a response of {size} bytes: is this a Kafka broker?")
-            self._frame = self._room = self._memory(size)
-            if size:
-                return
-        self._whole.append(self._frame.tobytes() if len(self._frame) <= SHORT_BYTES else self._frame)
-        self._frame, self._room = None, memoryview(self._header)
+            begun = self._scratch[at + _LENGTH.size : min(num_bytes, at + _LENGTH.size + size)]
+            at += _LENGTH.size + len(begun)
+            frame = self._memory(size)
+            frame[: len(begun)] = begun
+            if len(begun) == size:
+                self._finish(frame)
+            else:
+                self._frame, self._room = frame, frame[len(begun) :]
+        if self._frame is None:
+            self._num_scratch = num_bytes - at
+            self._scratch[: self._num_scratch] = bytes(self._scratch[at:num_bytes])
+            self._room = self._scratch[self._num_scratch :]
+
+    def _finish(self, frame: memoryview) -> None:
+        """`frame` is whole: whoever waits may have it, and the next one begins in the scratch."""
+        self._whole.append(frame.tobytes() if len(frame) <= SHORT_BYTES else frame)
+        self._frame, self._room, self._num_scratch = None, self._scratch, 0
         self._wake()
 
     async def readexactly(self, n: int) -> memoryview | bytes:
@@ -118,10 +146,12 @@ class FrameProtocol(asyncio.BufferedProtocol):
         if self._lent is not None:
             self._spare, self._lent = memoryview(self._lent.obj), None
         while not self._whole:
-            if (error := self._reader.exception()) is not None:
+            reader = self._reader()
+            if reader is not None and (error := reader.exception()) is not None:
                 raise error
-            if self._reader.at_eof():
+            if reader is None or reader.at_eof():
                 raise asyncio.IncompleteReadError(b"", n)
+            del reader
             self._waiter = self._loop.create_future()
             try:
                 await self._waiter
@@ -134,8 +164,10 @@ class FrameProtocol(asyncio.BufferedProtocol):
         """Room for a response of `size` bytes: the spare one unless it is too small, or so large that it is a waste."""
         spare, self._spare = self._spare, memoryview(b"")
         if size <= SHORT_BYTES:
-            self._spare = spare
+            self._num_short += 1
+            self._spare = spare if self._num_short < SPARE_RESPONSES else self._spare
             return memoryview(bytearray(size))
+        self._num_short = 0
         if size <= len(spare) <= SPARE_FACTOR * size:
             return spare[:size]
         return np.empty(1 << (size - 1).bit_length(), np.uint8).data[:size]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import gc
 import io
 import random
 import ssl
 import struct
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -15,13 +17,15 @@ import numpy as np
 import pytest
 import uvloop
 from aiokafka import conn
+from aiokafka.protocol.admin import ApiVersionRequest_v0
+from aiokafka.protocol.fetch import FetchRequest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from streams import transport_frames
-from streams.transport_frames import SHORT_BYTES, SPARE_FACTOR, FrameProtocol, FrameReader
+from streams.transport_frames import SHORT_BYTES, SPARE_FACTOR, SPARE_RESPONSES, FrameProtocol, FrameReader
 
 Loop = Callable[[], asyncio.AbstractEventLoop]
 Talk = Callable[[asyncio.StreamReader, FrameProtocol], Awaitable[None]]
@@ -162,11 +166,155 @@ def test_the_memory_of_a_long_response_is_used_again_and_a_waste_is_given_back(l
     loop.run_until_complete(talk([*map(framed, bodies), framed(b"end")], read, (None, None), pause_s=0.02))
 
 
+def receive(protocol: FrameProtocol, sent: bytes) -> None:
+    """As an event loop does."""
+    while sent:
+        room = protocol.get_buffer(-1)
+        num_bytes = min(len(room), len(sent))
+        room[:num_bytes] = sent[:num_bytes]
+        sent = sent[num_bytes:]
+        protocol.buffer_updated(num_bytes)
+
+
+async def unconnected() -> tuple[asyncio.StreamReader, FrameProtocol]:
+    running = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(loop=running)
+    return reader, FrameProtocol(running.create_future(), reader, loop=running)
+
+
+def test_long_responses_that_nobody_has_read_yet_do_not_share_memory(loop: asyncio.AbstractEventLoop) -> None:
+    async def check() -> None:
+        reader, protocol = await unconnected()
+        bodies = [bytes([value]) * LONG for value in range(6)]
+        receive(protocol, framed(bodies[0]))
+        first = await next_response(reader)
+        receive(protocol, framed(bodies[1]))
+        assert first == bodies[0], "until the next is asked for"
+        assert await next_response(reader) == bodies[1]
+        asked = asyncio.ensure_future(reader.readexactly(4))
+        await asyncio.sleep(0)
+        receive(protocol, b"".join(map(framed, bodies[2:])))
+        assert struct.unpack(">i", await asked) == (LONG,)
+        assert await reader.readexactly(LONG) == bodies[2]
+        for body in bodies[3:]:
+            assert await next_response(reader) == body
+
+    loop.run_until_complete(check())
+
+
+def test_a_quiet_connection_keeps_no_long_memory(loop: asyncio.AbstractEventLoop) -> None:
+    async def check() -> None:
+        reader, protocol = await unconnected()
+        receive(protocol, framed(bytes(LONG)))
+        await next_response(reader)
+        for num in range(SPARE_RESPONSES):
+            receive(protocol, framed(b"short"))
+            assert await next_response(reader) == b"short"
+            assert (len(protocol._spare) >= LONG) == (num < SPARE_RESPONSES - 1)
+
+    loop.run_until_complete(check())
+
+
+def test_nothing_keeps_a_protocol_that_nobody_needs(loop: asyncio.AbstractEventLoop) -> None:
+    async def check() -> None:
+        reader, protocol = await unconnected()
+        receive(protocol, framed(bytes(LONG)))
+        await next_response(reader)
+        kept = weakref.ref(protocol)
+        del reader, protocol
+        assert kept() is None
+
+    gc.disable()
+    try:
+        loop.run_until_complete(check())
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
+def test_responses_that_come_together_with_the_end_are_read(
+    loop: asyncio.AbstractEventLoop, tls: tuple[ssl.SSLContext, ssl.SSLContext], encrypted: bool
+) -> None:
+    bodies = [bytes([value]) * 30 for value in range(3)]
+
+    async def read(reader: asyncio.StreamReader, _: FrameProtocol) -> None:
+        await asyncio.sleep(0.2)
+        for body in bodies:
+            assert await next_response(reader) == body
+
+    loop.run_until_complete(talk([b"".join(map(framed, bodies))], read, tls if encrypted else (None, None)))
+
+
+def test_a_writer_is_held_back_as_ever(loop: asyncio.AbstractEventLoop) -> None:
+    async def check() -> None:
+        _, protocol = await unconnected()
+        protocol.pause_writing()
+        drained = asyncio.ensure_future(protocol._drain_helper())
+        await asyncio.sleep(0.01)
+        assert not drained.done()
+        protocol.resume_writing()
+        await asyncio.wait_for(drained, 5)
+
+    loop.run_until_complete(check())
+
+
+def fetched(correlation_id: int, records: bytes) -> bytes:
+    """A FetchResponse, version 4, with `records` of one partition."""
+    head = struct.pack(">iii", correlation_id, 0, 1) + struct.pack(">h", 1) + b"t" + struct.pack(">i", 1)
+    return framed(head + struct.pack(">ihqqii", 0, 0, 9, 9, -1, len(records)) + records)
+
+
+async def fetches(num: int, records: Callable[[int], bytes]) -> list[bytes]:
+    """What a connection of aiokafka's gets for `num` requests that are answered all at once."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked: list[int] = []
+        try:
+            while True:
+                (size,) = struct.unpack(">i", await reader.readexactly(4))
+                api, _, correlation_id = struct.unpack(">hhi", (await reader.readexactly(size))[:8])
+                if api == ApiVersionRequest_v0.API_KEY:
+                    writer.write(framed(struct.pack(">ihi", correlation_id, 0, 1) + struct.pack(">hhh", 1, 0, 4)))
+                    continue
+                asked.append(correlation_id)
+                if len(asked) == num:
+                    writer.write(b"".join(fetched(each, records(place)) for place, each in enumerate(asked)))
+                    asked = []
+        except asyncio.IncompleteReadError:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        connection = await conn.create_conn(*server.sockets[0].getsockname(), request_timeout_ms=10_000)
+        found: list[bytes] = []
+        for _ in range(3):
+            requests = [connection.send(FetchRequest(100, 1, LONG, 0, [("t", [(0, 0, LONG)])])) for _ in range(num)]
+            found += [answer.topics[0][1][0][-1] for answer in await asyncio.gather(*requests)]
+        await connection.close()
+        await asyncio.sleep(0.05)  # the server hears of it
+        return found
+
+
+def test_a_connection_of_aiokafka_gets_every_answer_as_bytes(loop: asyncio.AbstractEventLoop) -> None:
+    def records(place: int) -> bytes:
+        return bytes([place]) * (LONG if place % 2 else 100)
+
+    transport_frames.install()
+    try:
+        found = loop.run_until_complete(fetches(5, records))
+    finally:
+        transport_frames.uninstall()
+    assert found == 3 * [records(place) for place in range(5)]
+    assert {type(each) for each in found} == {bytes}
+
+
 def test_a_frame_reads_like_a_file_of_bytes() -> None:
     content = random.Random(1).randbytes(1_000)
     ours, theirs = FrameReader(memoryview(np.frombuffer(content, np.uint8))), io.BytesIO(content)
     for size in (1, 2, 4, 0, 500, 493, 10, 1):
-        assert ours.read(size) == theirs.read(size)
+        found = ours.read(size)
+        assert found == theirs.read(size)
+        assert type(found) is bytes, "a view would change with the next response"
 
 
 def test_installed_it_stands_in_aiokafka_and_uninstalled_it_is_gone() -> None:
@@ -177,6 +325,7 @@ def test_installed_it_stands_in_aiokafka_and_uninstalled_it_is_gone() -> None:
     try:
         assert conn.AIOKafkaProtocol is FrameProtocol
         assert conn.io.BytesIO(b"ab").read(2) == b"ab"
+        assert isinstance(conn.io.BytesIO(memoryview(b"ab")), FrameReader)
     finally:
         transport_frames.uninstall()
     assert (conn.AIOKafkaProtocol, conn.io) == (protocol, files)
