@@ -57,7 +57,8 @@ _FASTAVRO_ERRORS = (
     fastavro.read.SchemaResolutionError,
 )
 """What fastavro raises for bytes that passed `check` but do not resolve to the reader's schema."""
-_NUM_HEADER = 5
+NUM_HEADER = 5
+"""Bytes before the first field: magic byte and schema id (Confluent's wire format)."""
 _OPEN_BRACE = 0x7B
 
 
@@ -91,16 +92,16 @@ def schema_id_of(view: U8) -> int:
         raise bad(EMPTY, "header", 0)
     if view[0] != 0:
         raise bad(BAD_MAGIC, "header", 0)
-    if len(view) < _NUM_HEADER:
+    if len(view) < NUM_HEADER:
         raise bad(TRUNCATED, "header", len(view))
-    return int.from_bytes(view[1:_NUM_HEADER].tobytes(), "big")
+    return int.from_bytes(view[1:NUM_HEADER].tobytes(), "big")
 
 
 def _fastavro(view: U8, writer: RegisteredSchema, reader: RegisteredSchema | None) -> Any:
     """Plain values by fastavro. The bytes have passed `check`; what still fails is a schema that does not resolve."""
     try:
         return fastavro.schemaless_reader(
-            io.BytesIO(view[_NUM_HEADER:].data), writer.avro, None if reader is None else reader.avro
+            io.BytesIO(view[NUM_HEADER:].data), writer.avro, None if reader is None else reader.avro
         )
     except _FASTAVRO_ERRORS as error:
         raise BadRecord("unknown-schema", f"schema {writer.id} ({writer.name}) cannot be read: {error!r}") from error
@@ -127,11 +128,11 @@ def _decode_block(view: U8, writer: RegisteredSchema, registry: Registry, limits
     layout = writer.layout if strings else writer.layout_of_numbers
     if layout is not None:
         try:
-            fields = read_fields(view, _NUM_HEADER, layout, DTYPES, limits.num_items_max)
+            fields = read_fields(view, NUM_HEADER, layout, DTYPES, limits.num_items_max)
         except LayoutFault as fault:
             raise bad(fault.code, f"{writer.name}.{fault.field}", fault.byte) from None
     else:
-        check(view, _NUM_HEADER, writer.program, limits, finite=False, as_objects=False)
+        check(view, NUM_HEADER, writer.program, limits, finite=False, as_objects=False)
         reader = registry.reader_of(writer.name)
         fields = _resolved_columns(_fastavro(view, writer, reader), reader)
     return block_of(writer.name, fields, limits)
@@ -164,7 +165,7 @@ def decode(
         raise BadRecord("wrong-type", f"a {writer.name} stands here, expected {_names(expect)}")
     if kind in (DecisionBlock, OutcomeBlock, TransitionBlock):
         return _decode_block(view, writer, registry, limits, strings)
-    check(view, _NUM_HEADER, writer.program, limits)
+    check(view, NUM_HEADER, writer.program, limits)
     if kind is Tick:
         return Tick()
     fields = _fastavro(view, writer, None if writer.is_current else registry.reader_of(writer.name))
@@ -202,5 +203,5 @@ def decode_foreign(payload: Payload, registry: Registry, limits: Limits = LIMITS
     if len(view) > limits.message_bytes_max:
         raise too_large(len(view), limits)
     writer = registry.schema_of(schema_id_of(view))
-    check(view, _NUM_HEADER, writer.program, limits, finite=False)
+    check(view, NUM_HEADER, writer.program, limits, finite=False)
     return _fastavro(view, writer, None)

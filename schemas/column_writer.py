@@ -105,8 +105,8 @@ def write_fields(prefix: bytes, values: Sequence[Any], layout: Layout) -> bytes:
             continue
         value = values[place]
         if kind == BYTES:
-            num_bytes = len(value) if isinstance(value, bytes) else value.nbytes
-            parts += (long_bytes(num_bytes), value if isinstance(value, bytes) else np.ascontiguousarray(value))
+            raw: Any = value if isinstance(value, bytes) else np.ascontiguousarray(value)
+            parts += (long_bytes(memoryview(raw).nbytes), raw)
         elif kind == NUMBER:
             parts.append(long_bytes(value))
         elif kind == STRINGS:

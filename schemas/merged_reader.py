@@ -20,7 +20,7 @@ import numpy as np
 
 from schemas.blocks import I64, NO_STRINGS, U8, DecisionBlock, OutcomeBlock
 from schemas.bounds import LIMITS, BadRecord, Limits
-from schemas.codec import decode
+from schemas.codec import NUM_HEADER, decode
 from schemas.column_reader import fill, measure
 from schemas.columns import DTYPES, block_of
 from schemas.layout import BYTES, F64S, I64S, UNREAD_STRINGS, Layout, without_strings
@@ -28,7 +28,6 @@ from schemas.layout import DTYPES as ARRAY_DTYPES
 from schemas.registered import Registry
 from schemas.soundness import segment_sums
 
-_NUM_HEADER = 5
 _FIRST, _COUNT, _TARGET = 0, 1, 3
 """Columns of a table of `column_reader.measure` that are used here."""
 
@@ -56,7 +55,7 @@ def _measure_all(buffer: U8, starts: I64, stops: I64, layout: I64, num_items_max
     """(whether all messages follow the layout, their tables (K, fields, 4))."""
     tables = np.zeros((len(starts), len(layout), 4), np.int64)
     for message in range(len(starts)):
-        code, _, _, table, _ = measure(buffer[starts[message] : stops[message]], _NUM_HEADER, layout, num_items_max)
+        code, _, _, table, _ = measure(buffer[starts[message] : stops[message]], NUM_HEADER, layout, num_items_max)
         if code:
             return False, tables
         tables[message] = table

@@ -44,7 +44,10 @@ def _sum_of_counts(counts: I32) -> int:
 
 @numba.njit(cache=True, nogil=True)
 def segment_sums(counts: I32, sizes: I64) -> I64:
-    """(K,) sum of each of K consecutive parts of a column; a part may be empty, together they must be the column."""
+    """(K,) sum of each of K consecutive parts of a column.
+
+    `sizes` not negative, together the length of the column: nothing here looks.
+    """
     sums = np.zeros(len(sizes), np.int64)
     at = 0
     for part in range(len(sizes)):
