@@ -1,14 +1,15 @@
 """Journal → transitions on a real broker, beside a hand-written dict join over the same events in the same run.
 
-CPU is user + system of the process, broker excluded, and told in two ways. *Steady*: between a fifth and nine tenths
-of the output, as many decisions being read as are written. *Difference*: of two sizes, so that the start of a process
-(imports, compiled kernels) drops out: the cost of one more decision, with the memory that a longer log needs.
+CPU is user + system of the process, broker excluded, and told in two ways. *Steady*: in the middle of the output, as
+many decisions being read as are written. *Difference*: of two sizes, so that the start of a process (imports, compiled
+kernels) drops out: the cost of one more decision, with the memory that a longer log needs.
 Run: python -m benchmarks.join_throughput [--runs 3] [--small 200000] [--large 2200000]
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import struct
 import sys
@@ -19,15 +20,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Producer
+import numpy as np
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from benchmarks.join_events import OUTCOME_SHARE, ROWS, Slab, project, slabs, subject_of
 from benchmarks.processes_measured import Run, run_until
 from benchmarks.record import keep
 from deploy import applying, broker, topics
+from schemas.blocks import TransitionBlock
 from schemas.bounds import LIMITS
-from schemas.codec import encode, schema_id_of
+from schemas.codec import NUM_HEADER, decode, encode, schema_id_of
 from schemas.column_reader import measure
 from schemas.keys import partition_of
 from schemas.limits import view_of
@@ -35,11 +38,14 @@ from schemas.records import Outcome
 from schemas.registry import FileRegistry
 from schemas.settings import CommonSettings
 from schemas.topics import topic
+from schemas.varints import TRAILING_BYTES
 
 PARTITIONS = 4
 WINDOW_MS = 200
-"""A tenth of what the append times of the journal span: with a window as long as the log, all would be read before the
-first is written. `log_windows` of the result says how many there were."""
+"""A small part of what the append times of the journal span, `log_windows` of the result: with a window as long as the
+log, all would be read before the first is written. Outcomes come `LAG_BLOCKS` later, some 20 ms."""
+LOG_WINDOWS_MIN = 6
+"""With fewer, the middle of the output is not what `STEADY_TO` says."""
 INGEST_WINDOW_MS = 20_000
 """Longer than it takes ingest to catch up, so that its outcomes count."""
 LAG_BLOCKS = 16
@@ -48,8 +54,6 @@ LAG_BLOCKS = 16
 REGISTRY = FileRegistry()
 
 
-_NUM_HEADER = 5
-"""Bytes before the first field: Confluent's wire format."""
 _READER = REGISTRY.reader_of("TransitionBlock")
 assert _READER.layout is not None
 _HEAD = _READER.layout.table[: _READER.layout.names.index("num_rows") + 1]
@@ -60,8 +64,24 @@ def rows_of_message(payload: bytes) -> int:
     view = view_of(payload)
     if schema_id_of(view) != _READER.id:
         return 0
-    _, _, _, table, _ = measure(view, _NUM_HEADER, _HEAD, LIMITS.num_items_max)
+    code, _, _, table, _ = measure(view, NUM_HEADER, _HEAD, LIMITS.num_items_max)
+    assert code == TRAILING_BYTES, "the columns follow"
     return int(table[-1, 0])
+
+
+def check_outcomes(bootstrap: str, transitions: str, num_rows: int) -> None:
+    """Raise SystemExit unless nearly all outcomes counted: a window that a stalled broker outlasts is less work."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "check", "fetch.queue.backoff.ms": 5})
+    consumer.assign([TopicPartition(transitions, partition, 0) for partition in range(PARTITIONS)])
+    seen = used = 0
+    while seen < num_rows:
+        for message in consumer.consume(500, 10.0):
+            block = decode(message.value(), REGISTRY, strings=False)
+            if isinstance(block, TransitionBlock):
+                seen, used = seen + len(block), used + int(np.count_nonzero(block.num_outcomes))
+    consumer.close()
+    if used < 0.95 * OUTCOME_SHARE * num_rows:
+        sys.exit(f"{used} of {num_rows} decisions have outcomes, expected {OUTCOME_SHARE:.0%}: run it again")
 
 
 def subjects_by_partition() -> list[list[str]]:
@@ -152,6 +172,8 @@ def headrace_run(bootstrap: str, folder: Path, num: int, seed: int, ingest: bool
         rows_of_message,
         folder / f"{settings.namespace}.log",
     )
+    if not ingest:
+        check_outcomes(bootstrap, topic(settings.namespace, "transitions"), run.rows)
     return replace(run, log_s=writer.took_s)
 
 
@@ -238,7 +260,9 @@ def difference(small: Run, large: Run) -> dict[str, float]:
 
 
 def with_steady(small: Run, large: Run) -> dict[str, float]:
-    """The same, and the cost of a decision in the middle of the large run."""
+    """The same, and the cost of a decision in the middle of the large run. SystemExit where it has no middle."""
+    if large.log_s * 1e3 < LOG_WINDOWS_MIN * WINDOW_MS or math.isnan(large.steady_us):
+        sys.exit(f"the log spans {large.log_s:.1f} s, too short for a window of {WINDOW_MS} ms: raise --large")
     steady = {
         "steady_cpu_us_per_decision": round(large.steady_us, 3),
         "log_windows": round(large.log_s * 1e3 / WINDOW_MS, 1),
