@@ -24,7 +24,6 @@ partition that refers to it; a resume names those that were before it (streams.j
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 
 import numpy as np
@@ -36,26 +35,19 @@ from schemas.merged_reader import Merged
 from schemas.records import NO_TIME_MS, ChainPosition, Progress, Resume
 from schemas.task import TaskTable
 from streams.attribution import PENDING_COUNT
-from streams.join_counts import NUM_COUNTS, OPEN, OUTCOMES_AT, USES_AT, count_from, decision_counts, outcome_counts
+from streams.join_counts import OPEN, OUTCOMES_AT, USES_AT, count_from, decision_counts, outcome_counts
 from streams.join_definitions import Definitions
 from streams.join_emit import ChainTail, Segment, new_closing
 from streams.join_folding import Offered, fold_decisions, fold_outcomes
 from streams.join_groups import NOTHING_OFFERED, Group, stretches, timed
 from streams.join_history import Candidate, Candidates, History
-from streams.join_index import DECISION, OUTCOME, PENDING, PagedRing
-from streams.join_kernels import RUN_ROWS, State, close_rows, settle_pendings
+from streams.join_kernels import RUN_ROWS, close_rows
 from streams.join_limits import Gap, JoinLimits, UnknownTask
+from streams.join_memory import JoinMemory
 from streams.join_offers import offer, tell_group, told_of
 from streams.join_steps import FIRST, LAST, fold_steps
-from streams.reward import NODE, USED, make_room, new_nodes
 
 __all__ = ["Gap", "JoinLimits", "JoinPartition", "UnknownTask"]
-
-_EXPECTED_ROWS_MAX = 1 << 19
-"""A table is made for no more rows at once than this (4 MiB an index, 12 MiB a partition): a backlog may be longer than
-what is held."""
-_RETAINED_SPACING_MS = 1_000
-"""Records are let go in steps of this much log time: what is still there is judged by its own T."""
 
 
 class JoinPartition:
@@ -90,14 +82,8 @@ class JoinPartition:
         self._sources = {(mark.topic, mark.partition): mark.offset for mark in start.sources}
         self._counted_offset = counted.journal_offset if counted else -1
         self._tails: dict[int, ChainTail] = {}
-        self._decisions = PagedRing(DECISION, 2)
-        self._outcomes = PagedRing(OUTCOME, 1)
-        self._pendings = PagedRing(PENDING, 1)
-        self._held = new_nodes()
-        self._counts = np.zeros(NUM_COUNTS, np.int64)
-        self._done = np.zeros(2, np.uint64)
-        self._retained: tuple[deque[tuple[int, int]], deque[tuple[int, int]]] = (deque(), deque())
-        """(T, first sequence number after) of the records of decisions, and of outcomes."""
+        self._memory = JoinMemory()
+        self._counts = self._memory.counts
         self._history = History(start)
         self._candidates = Candidates()
         self._backlog_end = 0
@@ -117,8 +103,7 @@ class JoinPartition:
     @property
     def memory_bytes(self) -> int:
         """Memory of indexes and records, without the columns of open decisions."""
-        rings = (self._decisions, self._outcomes, self._pendings)
-        return sum(ring.memory_bytes for ring in rings) + int(self._held.cursor[USED]) * NODE.itemsize
+        return self._memory.num_bytes
 
     @property
     def sources(self) -> dict[tuple[str, int], int]:
@@ -195,39 +180,31 @@ class JoinPartition:
         times = np.maximum.accumulate(np.maximum(group.times_ms, self.time_ms))
         self._fold_steps(group, times, counting)
         now = int(times[-1])
-        _retain(self._retained[0], now, self._decisions.tail)
-        _retain(self._retained[1], now, self._outcomes.tail)
-        self._pendings.evict(self._pendings.head)
+        self._memory.decisions.note(now)
+        self._memory.outcomes.note(now)
+        self._memory.pendings.evict(self._memory.pendings.head)
         self._advance(now, counting)
         self.next_offset = last + 1
         return True
 
-    def _widen(self, group: Group) -> None:
-        """Tables for the whole backlog, if it goes on as this group does, where they are too small for the group."""
-        num_left, num_records = self._backlog_end - int(group.offsets[0]), len(group.offsets)
-        rings = ((self._decisions, (0, 2), group.num_decisions), (self._outcomes, (0,), group.num_outcomes))
-        for ring, hashed, num_rows in rings:
-            wanted = min(_EXPECTED_ROWS_MAX, len(ring) + num_rows * num_left // num_records)
-            if len(ring) + num_rows > ring.num_chains and wanted > 2 * ring.num_chains:
-                ring.widen(wanted, hashed)
-
     def _fold_steps(self, group: Group, times: I64, counting: bool) -> None:
-        known = self._definitions
-        self._widen(group)
+        known, memory = self._definitions, self._memory
+        num_left = self._backlog_end - int(group.offsets[0])
+        memory.widen(group.num_decisions, group.num_outcomes, num_left / len(group.offsets))
         steps, parts = group.steps()
         steps = timed(steps, times, np.array([known.dedupe_at(time) for time in times.tolist()], np.int64))
-        seqs = self._decisions.tail + np.cumsum(np.where(parts >= 0, steps[:, LAST] - steps[:, FIRST], 0))
+        seqs = memory.decisions.ring.tail + np.cumsum(np.where(parts >= 0, steps[:, LAST] - steps[:, FIRST], 0))
         offered = [self._offer_part(part, group.offsets, times, seqs) for part in group.decisions]
         told = tell_group(group, known)
         marks = np.array([self._sources.get(source, -1) for source in group.sources], np.int64)
-        num_waiting = len(self._pendings) + group.num_outcomes
-        self._make_room(group.num_decisions, group.num_outcomes, num_waiting)
+        num_waiting = len(memory.pendings) + group.num_outcomes
+        memory.make_room(known, group.num_decisions, group.num_outcomes, num_waiting)
         limits = (known.backward_ms, 2 * known.window_ms, self._limits.num_pending_max)
         scratch = np.empty(num_waiting, np.int64)
         for first, last, part in stretches(parts):
             definition, rows = offered[part] if part >= 0 else (0, NOTHING_OFFERED)
             fold_steps(
-                self._state(), known.rules, rows, told, steps[first:last], marks, definition, limits, counting, scratch
+                memory.state(), known.rules, rows, told, steps[first:last], marks, definition, limits, counting, scratch
             )
         self._sources.update(zip(group.sources, marks.tolist(), strict=True))
 
@@ -292,64 +269,47 @@ class JoinPartition:
             return
         self.time_ms = append_time_ms
         known = self._definitions
-        if len(self._pendings):
-            settle_pendings(self._state(), self.time_ms - known.backward_ms, self._limits.num_pending_max, counting)
-            self._pendings.evict(self._pendings.head)
+        if len(self._memory.pendings):
+            self._memory.settle(self.time_ms - known.backward_ms, self._limits.num_pending_max, counting)
         for tail in self._tails.values():
             while num_runs := tail.due(self.time_ms):
                 self._close(tail, *tail.take_runs(num_runs), is_cut=False, counting=counting)
-        reach_ms = max(known.dedupe_ms, 2 * known.window_ms)
-        for ring, retained, held_ms in (
-            (self._decisions, self._retained[0], reach_ms),
-            (self._outcomes, self._retained[1], known.dedupe_ms),
-        ):
-            while retained and retained[0][0] + held_ms < self.time_ms:
-                ring.evict(retained.popleft()[1])
+        self._memory.let_go(self.time_ms, known)
 
     def _close(self, tail: ChainTail, segment: Segment, runs: I64, is_cut: bool, counting: bool) -> None:
         num_rows = int(runs[:, RUN_ROWS].sum())
         closing = new_closing(num_rows, segment.columns.num_slots)
-        close_rows(self._state(), self._definitions.rules, runs, tail.definition, is_cut, counting, closing)
+        close_rows(self._memory.state(), self._definitions.rules, runs, tail.definition, is_cut, counting, closing)
         tail.close(segment, closing)
 
-    def _make_room(self, num_decisions: int, num_outcomes: int, num_waiting: int) -> None:
-        """For as many more records, and for what they may hold."""
-        known = self._definitions
-        self._decisions.reserve(num_decisions)
-        for ring in (self._outcomes, self._pendings):
-            ring.reserve(num_outcomes)
-        held = num_decisions * (known.slots_max + 1) + num_waiting * known.slots_max if num_decisions else 0
-        self._held = make_room(self._held, held + num_outcomes * known.slots_max * len(known.names))
-
     def _fold_decisions(self, offset: int, block: DecisionBlock, counting: bool) -> None:
-        known = self._definitions
+        known, memory = self._definitions, self._memory
         index = known.index_of(block.fingerprint)
         kept, offered = offer(known, index, block)
-        num_rows, num_waiting = len(block), len(self._pendings)
-        seq = self._decisions.tail
-        self._make_room(num_rows, 0, num_waiting)
+        num_rows, num_waiting = len(block), len(memory.pendings)
+        seq = memory.decisions.ring.tail
+        memory.make_room(known, num_rows, 0, num_waiting)
         fold_decisions(
-            self._state(), known.rules, offered, index, self.time_ms, known.dedupe_at(self.time_ms), counting,
+            memory.state(), known.rules, offered, index, self.time_ms, known.dedupe_at(self.time_ms), counting,
             np.empty(num_waiting, np.int64), (0, num_rows, 0),
         )  # fmt: skip
-        _retain(self._retained[0], self.time_ms, self._decisions.tail)
+        memory.decisions.note(self.time_ms)
         run = np.array([[offset, 0, seq, num_rows, self.time_ms, block.snapshot_version]], np.int64)
         self._tail(index).open.append(Segment(run, 0, kept.columns, kept.decision_keys))
         self._cut(counting)
 
     def _fold_outcomes(self, block: OutcomeBlock, counting: bool) -> None:
-        known = self._definitions
-        self._make_room(0, len(block), 0)
+        known, memory = self._definitions, self._memory
+        memory.make_room(known, 0, len(block), 0)
         source = (block.source_topic, block.source_partition)
         self._sources[source] = fold_outcomes(
-            self._state(), known.rules, told_of(block, block.types, known.type_indices(block.type_names)),
+            memory.state(), known.rules, told_of(block, block.types, known.type_indices(block.type_names)),
             self._sources.get(source, -1), self.time_ms, known.dedupe_at(self.time_ms), 2 * known.window_ms, counting,
             (0, len(block)),
         )  # fmt: skip
-        _retain(self._retained[1], self.time_ms, self._outcomes.tail)
-        if len(self._pendings) > self._limits.num_pending_max:
-            settle_pendings(self._state(), self.time_ms - known.backward_ms, self._limits.num_pending_max, counting)
-            self._pendings.evict(self._pendings.head)
+        memory.outcomes.note(self.time_ms)
+        if len(memory.pendings) > self._limits.num_pending_max:
+            memory.settle(self.time_ms - known.backward_ms, self._limits.num_pending_max, counting)
 
     def _cut(self, counting: bool) -> None:
         """Rule 14: beyond the limit the oldest close early, by position over all chains."""
@@ -377,15 +337,3 @@ class JoinPartition:
             hwm = self._accepted.get((task.fingerprint, KIND_TRANSITION), START)
             self._tails[index] = ChainTail(index, task, hwm)
         return self._tails[index]
-
-    def _state(self) -> State:
-        return State(
-            self._decisions.arrays, self._outcomes.arrays, self._pendings.arrays, self._held, self._counts, self._done
-        )
-
-
-def _retain(retained: deque[tuple[int, int]], time_ms: int, seq: int) -> None:
-    """Records before `seq` were written by log time `time_ms`."""
-    if len(retained) > 1 and time_ms < retained[-2][0] + _RETAINED_SPACING_MS:
-        retained.pop()
-    retained.append((time_ms, seq))
