@@ -20,7 +20,8 @@ import numpy as np
 from benchmarks import record
 from learner.policy import explore, network
 from learner.update import TaskLearner
-from schemas.blocks import DecisionColumns, FeatureColumns, TransitionBlock
+from schemas.blocks import TransitionBlock
+from schemas.decision_columns import DecisionColumns, FeatureColumns
 from schemas.keys import draw
 from schemas.records import DecisionRequest
 from schemas.task import Task

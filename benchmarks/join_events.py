@@ -9,15 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schemas.blocks import (
-    PROPENSITY_ONE,
-    DecisionBlock,
-    DecisionColumns,
-    FeatureColumns,
-    OutcomeBlock,
-    Strings,
-    empty,
-)
+from schemas.arrays import Strings, empty
+from schemas.blocks import DecisionBlock, OutcomeBlock
+from schemas.decision_columns import PROPENSITY_ONE, DecisionColumns, FeatureColumns
 from schemas.keys import decision_key, outcome_key, subject_key
 from schemas.task import Project, parse
 

@@ -22,7 +22,8 @@ from benchmarks import record
 from benchmarks.banking77_offline import FOLDER, decision_columns, messages, support_task, transition_block
 from benchmarks.synthetic import World, task_of
 from learner.update import TaskLearner
-from schemas.blocks import FeatureColumns, TransitionBlock
+from schemas.blocks import TransitionBlock
+from schemas.decision_columns import FeatureColumns
 from schemas.records import DecisionRequest
 from schemas.task import Task
 from streams.features import Encoder

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schemas.blocks import F64, FeatureColumns, empty
+from schemas.arrays import F64, empty
+from schemas.decision_columns import FeatureColumns
 from schemas.task import Task
 from schemas.task_canonical import parse_file
 

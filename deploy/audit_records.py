@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from schemas.blocks import I32, PROPENSITY_ONE, DecisionBlock, OutcomeBlock
+from schemas.arrays import I32
+from schemas.blocks import DecisionBlock, OutcomeBlock
+from schemas.decision_columns import PROPENSITY_ONE
 from schemas.task import DEDUPE_MS_MIN, Task
 
 Key = tuple[int, int]

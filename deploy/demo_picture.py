@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from schemas.blocks import F64
+from schemas.arrays import F64
 
 WINDOW = 500
 """Decisions averaged per point."""

@@ -17,7 +17,8 @@ import numpy as np
 
 from deploy import audit_chain, kafka_jars, reading
 from deploy.audit import AuditReport
-from schemas.blocks import F64, I64, DecisionBlock
+from schemas.arrays import F64, I64
+from schemas.blocks import DecisionBlock
 from schemas.codec import BadRecord, decode
 from schemas.records import OUTCOME_BUCKETS, DeadLetter, DecisionBucket, SnapshotManifest
 from schemas.registry import Registry, open_registry

@@ -33,7 +33,8 @@ from deploy.explain_parts import (
 from deploy.explain_records import Evidence
 from deploy.explain_scores import scores_of
 from learner.policy import explore
-from schemas.blocks import F64, I32, PROPENSITY_ONE, FeatureColumns
+from schemas.arrays import F64, I32
+from schemas.decision_columns import PROPENSITY_ONE, FeatureColumns
 from schemas.frozen import names_of
 from schemas.keys import DRAW_ACTION, draw
 from streams.features import Encoder
@@ -61,7 +62,7 @@ class Explanation:
     context: dict[str, float]
     """Dense context features as encoded."""
     context_tokens: list[tuple[int, float]]
-    """(hashed id, raw value); ids of text have `schemas.blocks.TEXT_TOKEN` set."""
+    """(hashed id, raw value); ids of text have `schemas.decision_columns.TEXT_TOKEN` set."""
     candidates: list[CandidateShown]
     draws: list[DrawShown]
     """Of every slot."""

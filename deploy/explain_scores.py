@@ -15,7 +15,8 @@ from deploy.explain_records import Evidence
 from learner.policy import explore
 from learner.policy.explain import explain as taken_apart
 from learner.policy.probes import SCORE_TOLERANCE
-from schemas.blocks import F64, I32, FeatureColumns
+from schemas.arrays import F64, I32
+from schemas.decision_columns import FeatureColumns
 from schemas.records import Reason
 from streams.fallback import baseline_of
 

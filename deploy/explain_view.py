@@ -12,7 +12,7 @@ from rich.text import Text
 
 from deploy.explain import Explanation
 from deploy.explain_parts import CandidateShown, TrainedShown
-from schemas.blocks import TEXT_TOKEN
+from schemas.decision_columns import TEXT_TOKEN
 
 SHOWN_MAX = 12
 """Candidates, features and tokens shown of each kind; ``--json`` has them all."""

@@ -17,7 +17,9 @@ import numpy.typing as npt
 from numba import njit
 
 from learner.policy.token_crosses import id_tokens
-from schemas.blocks import F32, F64, I32, I64, FeatureColumns, TransitionBlock
+from schemas.arrays import F32, F64, I32, I64
+from schemas.blocks import TransitionBlock
+from schemas.decision_columns import FeatureColumns
 from schemas.task import Task
 
 

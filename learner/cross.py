@@ -25,7 +25,8 @@ from numba import njit
 
 from learner.chosen import Chosen
 from learner.policy.token_crosses import CONSTANT, IDF_BITS, NO_ID, idf_slot, slot_of, weigh
-from schemas.blocks import F32, F64, TEXT_TOKEN
+from schemas.arrays import F32, F64
+from schemas.decision_columns import TEXT_TOKEN
 
 SHARE = 3.0
 """Prior of the linear link: one row's crosses may explain this much of the noise variance; P0 = 1/share."""

@@ -21,7 +21,7 @@ from learner.design import uniforms
 from learner.policy import network
 from learner.replay import Ring, Rows
 from learner.scaling import Scaling
-from schemas.blocks import F64
+from schemas.arrays import F64
 from schemas.task import Task
 
 HIDDEN = 64

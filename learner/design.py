@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schemas.blocks import F64, I64
+from schemas.arrays import F64, I64
 from schemas.task import Task
 
 WIDTH_MAX = 2200

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from schemas.blocks import F64
+from schemas.arrays import F64
 
 HALF_LIFE = 2_048.0
 TWIN_HALF_LIFE = 8_000.0

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from learner.chosen import Chosen
 from learner.policy import network, token_crosses
 from learner.replay import Rows
-from schemas.blocks import F64
+from schemas.arrays import F64
 from schemas.task import Task
 
 _NO_IDF = np.zeros(0, np.float32)

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from schemas.blocks import I64, DecisionColumns, FeatureColumns, TransitionBlock
+from schemas.arrays import I64
+from schemas.blocks import TransitionBlock
+from schemas.decision_columns import DecisionColumns, FeatureColumns
 
 Array = npt.NDArray[Any]
 

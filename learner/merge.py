@@ -28,7 +28,8 @@ import numpy as np
 import numpy.typing as npt
 
 from learner.gather import take
-from schemas.blocks import I64, KIND_TRANSITION, TransitionBlock
+from schemas.arrays import I64
+from schemas.blocks import KIND_TRANSITION, TransitionBlock
 from schemas.chain import START, Chain, ChainReader, Fork, Hole
 from schemas.records import NO_TIME_MS, DecisionBucket, Progress
 

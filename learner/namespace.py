@@ -24,7 +24,8 @@ from learner.merge import Cut, Merge, Position
 from learner.policy import probes
 from learner.policy.probes import ProbeInputs
 from schemas import weights as tensors
-from schemas.blocks import FeatureColumns, TransitionBlock
+from schemas.blocks import TransitionBlock
+from schemas.decision_columns import FeatureColumns
 from schemas.records import ChainPosition, SnapshotManifest, TrainedPosition
 from schemas.task import Task
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learner.design import uniforms
-from schemas.blocks import F32, F64, I64
+from schemas.arrays import F32, F64, I64
 
 CAPACITY = 131_072
 _STREAM = 16

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schemas.blocks import F32, F64
+from schemas.arrays import F32, F64
 from schemas.feature_spec import FeatureSpec
 
 NUM_ROWS_FREEZE = 512

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from learner.design import CONSTANT, NUM_GROUPS, Design
-from schemas.blocks import F64, I64
+from schemas.arrays import F64, I64
 
 RIDGE_CONSTANT = 1e-2
 LADDER = (0.0, 10.0, 100.0, 1e3, 1e4)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from schemas.blocks import F64
+from schemas.arrays import F64
 
 HALF_LIFE = 32_000.0
 """Rows after which a prediction counts half."""

@@ -26,7 +26,8 @@ from learner.drift import NUM_ROWS_MIN, DriftTest
 from learner.experts import chosen_cross, deep_rows, stack_prior
 from learner.stack import Stack
 from learner.wide import WideHeads
-from schemas.blocks import F64, TransitionBlock
+from schemas.arrays import F64
+from schemas.blocks import TransitionBlock
 from schemas.task import Task
 
 STEP_ROWS = 256

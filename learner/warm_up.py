@@ -14,8 +14,10 @@ import numpy as np
 
 from learner.policy import probes
 from learner.update import STEP_ROWS, TaskLearner
-from schemas.blocks import PROPENSITY_ONE, DecisionColumns, FeatureColumns, TransitionBlock, empty
+from schemas.arrays import empty
+from schemas.blocks import TransitionBlock
 from schemas.codec import decode, encode
+from schemas.decision_columns import PROPENSITY_ONE, DecisionColumns, FeatureColumns
 from schemas.records import DecisionBucket
 from schemas.registry import Registry
 from schemas.task import Task, parse

@@ -22,7 +22,7 @@ from learner.drift import TWIN_HALF_LIFE
 from learner.policy.network import CLIP
 from learner.scaling import NUM_ROWS_FREEZE, Scaling, indicator_columns, scaling_of, widened
 from learner.second_order import Moments, Ridges
-from schemas.blocks import F32, F64
+from schemas.arrays import F32, F64
 from schemas.task import Task
 
 FIRST_SOLVE = 256.0

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from schemas.blocks import I64, U8
+from schemas.arrays import I64, U8
 from schemas.limits import LIMITS, BadRecord, Limits, Payload, bad, too_large, view_of
 from schemas.schema_program import (
     ARRAY,

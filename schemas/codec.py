@@ -18,7 +18,8 @@ from typing import Any, cast
 import fastavro
 import numpy as np
 
-from schemas.blocks import NO_STRINGS, U8, Block, DecisionBlock, OutcomeBlock, Strings, Tick, TransitionBlock
+from schemas.arrays import NO_STRINGS, U8, Strings
+from schemas.blocks import Block, DecisionBlock, OutcomeBlock, Tick, TransitionBlock
 from schemas.bounds import LIMITS, BadRecord, Limits, Payload, bad, check, too_large, view_of
 from schemas.column_reader import LayoutFault, read_fields
 from schemas.column_writer import write_fields

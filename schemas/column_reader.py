@@ -14,7 +14,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from schemas.blocks import I32, I64, NO_STRINGS, U8, Strings
+from schemas.arrays import I32, I64, NO_STRINGS, U8, Strings
 from schemas.layout import BYTES, DTYPES, F32S, F64S, FIXED, I64S, NUMBER, STRINGS, TEXT, UNREAD_STRINGS, Layout
 from schemas.varints import (
     BAD_BLOCK,

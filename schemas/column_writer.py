@@ -9,7 +9,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from schemas.blocks import I32, I64, U8, Strings
+from schemas.arrays import I32, I64, U8, Strings
 from schemas.layout import BYTES, DTYPES, FIXED, I32S, I64S, NUMBER, STRINGS, TEXT, Layout
 from schemas.varints import write_arrays, write_long
 

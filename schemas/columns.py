@@ -13,16 +13,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from schemas.blocks import (
-    NO_STRINGS,
-    DecisionBlock,
-    DecisionColumns,
-    FeatureColumns,
-    OutcomeBlock,
-    Strings,
-    TransitionBlock,
-)
+from schemas.arrays import NO_STRINGS, Strings
+from schemas.blocks import DecisionBlock, OutcomeBlock, TransitionBlock
 from schemas.bounds import BadRecord, Limits
+from schemas.decision_columns import DecisionColumns, FeatureColumns
 from schemas.frozen import names_of
 from schemas.outcome_columns import OutcomeColumns, decode_outcomes
 from schemas.records import DecisionBucket

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from schemas.blocks import F32, I32, TEXT_TOKEN, FeatureColumns, empty
+from schemas.arrays import F32, I32, empty
+from schemas.decision_columns import TEXT_TOKEN, FeatureColumns
 from schemas.errors import UserError
 from schemas.feature_spec import Feature, FeatureSpec
 from schemas.frozen import frozen

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from schemas.blocks import I32, I64, U8, U64
+from schemas.arrays import I32, I64, U8, U64
 from schemas.keys import PERSON_ACTION
 
 _IV = (

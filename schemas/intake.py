@@ -17,7 +17,7 @@ import numba
 import numpy as np
 import orjson
 
-from schemas.blocks import U8
+from schemas.arrays import U8
 from schemas.bounds import BadRecord, Limits, bad, too_large
 from schemas.frozen import names_of
 from schemas.records import Candidate, DecisionRequest, Features, FeatureValue, Outcome, Vector

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from schemas.blocks import I64
+from schemas.arrays import I64
 
 TEXT, NUMBER, FIXED, BYTES, F32S, F64S, I32S, I64S, STRINGS, UNREAD_STRINGS = range(10)
 """Kinds of fields. Unread strings are checked like the others, but only their number is kept."""

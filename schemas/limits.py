@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schemas.blocks import U8
+from schemas.arrays import U8
 from schemas.varints import REASONS
 
 

@@ -18,7 +18,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from schemas.blocks import I64, NO_STRINGS, U8, DecisionBlock, OutcomeBlock
+from schemas.arrays import I64, NO_STRINGS, U8
+from schemas.blocks import DecisionBlock, OutcomeBlock
 from schemas.bounds import LIMITS, BadRecord, Limits
 from schemas.codec import NUM_HEADER, decode
 from schemas.column_reader import fill, measure

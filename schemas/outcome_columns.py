@@ -14,7 +14,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from schemas.blocks import F64, I32, I64, U8, Strings
+from schemas.arrays import F64, I32, I64, U8, Strings
 from schemas.bounds import LIMITS, Limits, view_of
 from schemas.varints import (
     BAD_MAGIC,

@@ -13,7 +13,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from schemas.blocks import F32
+from schemas.arrays import F32
 from schemas.frozen import frozen
 
 NO_TIME_MS = -(2**62)

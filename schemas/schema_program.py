@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from schemas.blocks import I64
+from schemas.arrays import I64
 from schemas.limits import LIMITS, BadRecord, Limits
 
 NULL, BOOLEAN, INT, LONG, FLOAT, DOUBLE, BYTES, STRING, FIXED, ENUM, ARRAY, MAP, UNION, RECORD = range(14)

@@ -11,7 +11,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from schemas.blocks import F32, F64, I32, I64, PROPENSITY_ONE, U8, DecisionBlock, DecisionColumns, TransitionBlock
+from schemas.arrays import F32, F64, I32, I64, U8
+from schemas.blocks import DecisionBlock, TransitionBlock
+from schemas.decision_columns import PROPENSITY_ONE, DecisionColumns
 
 Bools = npt.NDArray[np.bool_]
 

@@ -17,7 +17,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from schemas.blocks import FeatureColumns
+from schemas.decision_columns import FeatureColumns
 from schemas.errors import UserError
 from schemas.feature_spec import Feature, FeatureSpec
 from schemas.records import TaskRecord

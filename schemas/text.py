@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from schemas.blocks import F32, I32, TEXT_TOKEN, empty
+from schemas.arrays import F32, I32, empty
+from schemas.decision_columns import TEXT_TOKEN
 from schemas.text_folding import SIZE, folding
 
 LENGTH_MAX = 4096

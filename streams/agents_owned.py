@@ -24,7 +24,8 @@ from functools import partial
 
 import numpy as np
 
-from schemas.blocks import U8, DecisionBlock, OutcomeBlock, Tick, TransitionBlock
+from schemas.arrays import U8
+from schemas.blocks import DecisionBlock, OutcomeBlock, Tick, TransitionBlock
 from schemas.chain import START, Accepted, ChainReader, Fork, Hole
 from schemas.codec import BadRecord, decode, encode
 from schemas.errors import UserError

@@ -23,7 +23,9 @@ from operator import attrgetter
 import numpy as np
 
 from learner.policy import explore
-from schemas.blocks import F64, I32, PROPENSITY_ONE, DecisionBlock, DecisionColumns, FeatureColumns, empty
+from schemas.arrays import F64, I32, empty
+from schemas.blocks import DecisionBlock
+from schemas.decision_columns import PROPENSITY_ONE, DecisionColumns, FeatureColumns
 from schemas.frozen import frozen
 from schemas.keys import DRAW_ACTION, draw, partition_of
 from schemas.records import Decision, DecisionRequest, Reason

@@ -10,7 +10,9 @@ from hashlib import blake2b
 
 import numpy as np
 
-from schemas.blocks import NO_STRINGS, U64, DecisionBlock, DecisionColumns, Strings
+from schemas.arrays import NO_STRINGS, U64, Strings
+from schemas.blocks import DecisionBlock
+from schemas.decision_columns import DecisionColumns
 from schemas.frozen import frozen
 from schemas.keys import PERSON_DECISION, PERSON_SUBJECT
 from schemas.records import DecisionRequest, Reason

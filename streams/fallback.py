@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from schemas.blocks import PROPENSITY_ONE
+from schemas.decision_columns import PROPENSITY_ONE
 from schemas.frozen import frozen
 from schemas.keys import DRAW_ACTION, draw
 from schemas.records import Decision, DecisionRequest, Reason

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from schemas.blocks import I64, FeatureColumns, empty
+from schemas.arrays import I64, empty
+from schemas.decision_columns import FeatureColumns
 from schemas.encoding import SideColumns, SideEncoder, Values
 from schemas.feature_spec import FeatureSpec
 from schemas.frozen import frozen

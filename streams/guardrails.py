@@ -21,8 +21,8 @@ import jmespath
 import numpy as np
 import numpy.typing as npt
 
-from schemas.blocks import FeatureColumns
 from schemas.comparison import Comparison, Operand, parse_comparison
+from schemas.decision_columns import FeatureColumns
 from schemas.records import DecisionRequest, Vector
 from schemas.task import Guardrail, Task
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from schemas.blocks import I64, NO_STRINGS, U8, U64, OutcomeBlock, Strings
+from schemas.arrays import I64, NO_STRINGS, U8, U64, Strings
+from schemas.blocks import OutcomeBlock
 from schemas.bounds import BadRecord
 from schemas.codec import decode_foreign, decode_outcome
 from schemas.hashing import keys64, keys128, partitions_of

@@ -28,7 +28,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from schemas.blocks import I64, KIND_TRANSITION, DecisionBlock, OutcomeBlock, Tick, TransitionBlock
+from schemas.arrays import I64
+from schemas.blocks import KIND_TRANSITION, DecisionBlock, OutcomeBlock, Tick, TransitionBlock
 from schemas.bounds import BadRecord
 from schemas.chain import START, Chain, ChainReader
 from schemas.merged_reader import Merged

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schemas.blocks import I64
+from schemas.arrays import I64
 from schemas.records import OUTCOME_BUCKETS, DecisionBucket, Progress
 from streams.attribution import COPIES, PENDING_COUNT, USED
 from streams.join_definitions import NUM_NAMES_MAX

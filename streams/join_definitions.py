@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from schemas.blocks import F64, I32, I64, U64
+from schemas.arrays import F64, I32, I64, U64
 from schemas.errors import UserError
 from schemas.keys import action_key
 from schemas.records import NO_TIME_MS, DefinitionPosition

@@ -12,14 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from schemas.blocks import (
-    I64,
-    KIND_TRANSITION,
-    U64,
-    DecisionColumns,
-    TransitionBlock,
-)
+from schemas.arrays import I64, U64
+from schemas.blocks import KIND_TRANSITION, TransitionBlock
 from schemas.chain import START
+from schemas.decision_columns import DecisionColumns
 from schemas.soundness import segment_sums
 from schemas.task import Task
 from streams.join_kernels import RUN_OFFSET, RUN_ROW, RUN_ROWS, RUN_SEQ, RUN_TIME, Closing

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from schemas.blocks import F64, I32, I64, U64
+from schemas.arrays import F64, I32, I64, U64
 from streams.attribution import (
     CONFLICTING,
     COPIES,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schemas.blocks import I32, I64, U8, empty
+from schemas.arrays import I32, I64, U8, empty
 from schemas.bounds import LIMITS
 from schemas.codec import NUM_HEADER
 from schemas.merged_reader import Merged, merge_decisions, merge_outcomes

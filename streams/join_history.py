@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from schemas.blocks import I64
+from schemas.arrays import I64
 from schemas.chain import START, Chain, ChainReader
 from schemas.records import DefinitionPosition, Resume, SourcePosition
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from schemas.blocks import I64
+from schemas.arrays import I64
 
 KERNEL: dict[str, Any] = {"cache": True, "nogil": True, "_nrt": False}
 """How the join's loops are compiled: without reference counts. They only borrow arrays that the caller holds, and

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from schemas.blocks import I32, PROPENSITY_ONE, U64, DecisionBlock, DecisionColumns, FeatureColumns
+from schemas.arrays import I32, U64
+from schemas.blocks import DecisionBlock
 from schemas.columns import sound_rows
+from schemas.decision_columns import PROPENSITY_ONE, DecisionColumns, FeatureColumns
 from schemas.task import Task
 
 _FEATURES = tuple(each.name for each in fields(FeatureColumns))

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from numba import njit
 
-from schemas.blocks import F32, FLAG_CUT, I32, I64, U8, U64
+from schemas.arrays import F32, I32, I64, U8, U64
+from schemas.blocks import FLAG_CUT
 from streams.attribution import PENDING_COUNT, num_waiting
 from streams.join_counts import (
     CONFLICTING_DECISION,

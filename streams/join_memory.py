@@ -10,7 +10,7 @@ from collections import deque
 
 import numpy as np
 
-from schemas.blocks import U64
+from schemas.arrays import U64
 from streams.join_counts import NUM_COUNTS
 from streams.join_definitions import Definitions
 from streams.join_index import DECISION, OUTCOME, PENDING, PagedRing

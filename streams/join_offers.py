@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from schemas.blocks import I32, DecisionBlock, OutcomeBlock
+from schemas.arrays import I32
+from schemas.blocks import DecisionBlock, OutcomeBlock
 from streams.join_definitions import Definitions
 from streams.join_folding import Offered, Told
 from streams.join_groups import NOTHING_TOLD, Group

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numba import njit
 
-from schemas.blocks import I64
+from schemas.arrays import I64
 from streams.join_definitions import Rules
 from streams.join_folding import Offered, Told, fold_decisions, fold_outcomes
 from streams.join_index import KERNEL

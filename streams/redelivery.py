@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from schemas.blocks import PROPENSITY_ONE, DecisionBlock
+from schemas.blocks import DecisionBlock
 from schemas.codec import BadRecord, decode
+from schemas.decision_columns import PROPENSITY_ONE
 from schemas.records import Decision, Reason
 from schemas.registry import Registry
 from schemas.settings import CommonSettings

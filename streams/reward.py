@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from schemas.blocks import FLAG_CLIPPED, I64
+from schemas.arrays import I64
+from schemas.blocks import FLAG_CLIPPED
 from schemas.task import AGGREGATES
 from streams.join_definitions import Rules
 from streams.join_index import KERNEL, SMALL

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from schemas.blocks import I32, I64, U8
+from schemas.arrays import I32, I64, U8
 from schemas.limits import BadRecord, view_of
 
 NULL_LENGTH = -1

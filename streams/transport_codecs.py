@@ -16,7 +16,7 @@ import numpy as np
 from aiokafka import codec
 from aiokafka.errors import CorruptRecordException
 
-from schemas.blocks import U8
+from schemas.arrays import U8
 from schemas.limits import view_of
 
 BATCH_BYTES_MAX = 32 << 20

@@ -28,7 +28,7 @@ from aiokafka.errors import CorruptRecordException
 from aiokafka.record.util import calc_crc32c
 from numba import njit
 
-from schemas.blocks import I32, I64, U8
+from schemas.arrays import I32, I64, U8
 from schemas.limits import view_of
 from streams import transport_frames
 from streams.transport_batch import BROKEN_LENGTH, OVERSIZED_LENGTH, RecordBatch, join

@@ -12,9 +12,11 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from schemas.blocks import PROPENSITY_ONE, DecisionBlock, DecisionColumns, FeatureColumns, Strings, Tick, empty
+from schemas.arrays import Strings, empty
+from schemas.blocks import DecisionBlock, Tick
 from schemas.chain import ChainReader
 from schemas.codec import decode, encode
+from schemas.decision_columns import PROPENSITY_ONE, DecisionColumns, FeatureColumns
 from schemas.keys import decision_key, subject_key
 from schemas.records import Outcome, Resume
 from schemas.registry import Registry

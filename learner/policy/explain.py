@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from learner.policy import network, token_crosses
-from schemas.blocks import F64, I32, FeatureColumns
+from schemas.arrays import F64, I32
+from schemas.decision_columns import FeatureColumns
 from schemas.task import Task
 
 EXPERTS = ("wide", "deep", "cross linear", "cross logistic")

@@ -22,7 +22,8 @@ import numpy.typing as npt
 from numba import njit
 
 from learner.policy import network
-from schemas.blocks import F64, I32, I64, PROPENSITY_ONE
+from schemas.arrays import F64, I32, I64
+from schemas.decision_columns import PROPENSITY_ONE
 
 if TYPE_CHECKING:
     from schemas.task import Task

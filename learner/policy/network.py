@@ -37,7 +37,8 @@ from typing import Any
 import numpy as np
 
 from learner.policy import token_crosses
-from schemas.blocks import I64, FeatureColumns
+from schemas.arrays import I64
+from schemas.decision_columns import FeatureColumns
 from schemas.task import Task
 
 TaskWeights = Mapping[str, Any]

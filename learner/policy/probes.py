@@ -31,7 +31,8 @@ import numpy.typing as npt
 
 from learner.policy import explore, network
 from schemas import weights as tensors
-from schemas.blocks import F64, DecisionColumns, FeatureColumns
+from schemas.arrays import F64
+from schemas.decision_columns import DecisionColumns, FeatureColumns
 from schemas.frozen import names_of
 from schemas.task import Task
 

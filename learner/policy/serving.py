@@ -17,7 +17,8 @@ import numpy as np
 from learner.policy import network, token_crosses
 from learner.policy import serving_kernels as kernels
 from learner.policy.network import CENTRE, CROSS_BASE, Prepared
-from schemas.blocks import F32, F64, I64, FeatureColumns, empty
+from schemas.arrays import F32, F64, I64, empty
+from schemas.decision_columns import FeatureColumns
 from schemas.task import Task
 
 _NO_POOLED, _NO_CROSSES = empty(np.float32, 0, 0), empty(np.float64, 0, 0)

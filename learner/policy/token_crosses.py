@@ -20,7 +20,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from schemas.blocks import F32, F64, I32, I64, TEXT_TOKEN, U64
+from schemas.arrays import F32, F64, I32, I64, U64
+from schemas.decision_columns import TEXT_TOKEN
 
 IDF_BITS = 16
 """The idf table has 2**16 slots: 256 KiB, and BANKING77's 32,000 tokens rarely meet there."""

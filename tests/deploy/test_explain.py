@@ -17,7 +17,8 @@ from deploy.explain_records import Evidence, Logged
 from deploy.explain_scores import integer_bounds
 from deploy.explain_view import view
 from learner.policy.explore import Explorer
-from schemas.blocks import DecisionBlock, OutcomeBlock, Strings, Tick, empty
+from schemas.arrays import Strings, empty
+from schemas.blocks import DecisionBlock, OutcomeBlock, Tick
 from schemas.keys import decision_key, outcome_key, partition_of, subject_key
 from schemas.records import Candidate, DecisionRequest
 from schemas.task import Project, Task, TaskTable, parse

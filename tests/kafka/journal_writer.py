@@ -10,18 +10,11 @@ from typing import Any
 import numpy as np
 from confluent_kafka import Producer
 
-from schemas.blocks import (
-    PROPENSITY_ONE,
-    DecisionBlock,
-    DecisionColumns,
-    FeatureColumns,
-    OutcomeBlock,
-    Strings,
-    TransitionBlock,
-    empty,
-)
+from schemas.arrays import Strings, empty
+from schemas.blocks import DecisionBlock, OutcomeBlock, TransitionBlock
 from schemas.chain import Accepted, ChainReader
 from schemas.codec import encode
+from schemas.decision_columns import PROPENSITY_ONE, DecisionColumns, FeatureColumns
 from schemas.keys import decision_key, outcome_key, partition_of, subject_key
 from schemas.records import DecisionBucket, Progress
 from schemas.settings import CommonSettings

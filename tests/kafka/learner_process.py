@@ -25,7 +25,9 @@ from learner.loop import Loop
 from learner.namespace import RowLearner
 from learner.settings import LearnerSettings
 from schemas import codec, signing_keys
-from schemas.blocks import DecisionColumns, FeatureColumns, TransitionBlock, empty
+from schemas.arrays import empty
+from schemas.blocks import TransitionBlock
+from schemas.decision_columns import DecisionColumns, FeatureColumns
 from schemas.records import ChainPosition, Progress, Resume, SnapshotManifest
 from schemas.registry import FileRegistry
 from schemas.settings import load_settings

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from schemas.blocks import PROPENSITY_ONE
 from schemas.codec import decode, encode
+from schemas.decision_columns import PROPENSITY_ONE
 from schemas.keys import partition_of
 from schemas.records import Candidate, Decision, DecisionRequest
 from tests.kafka.decider_process import START, DeciderProcess, Shop, decider, journaled, project, route

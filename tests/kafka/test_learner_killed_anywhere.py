@@ -21,7 +21,7 @@ from learner import checkpoint
 from learner.checkpoint import Checkpoint
 from learner.settings import LearnerSettings
 from schemas import codec
-from schemas.blocks import TEXT_TOKEN, FeatureColumns
+from schemas.decision_columns import TEXT_TOKEN, FeatureColumns
 from schemas.fault_points import POINTS
 from schemas.records import SnapshotManifest
 from schemas.task import Project, parse

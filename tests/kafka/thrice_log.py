@@ -6,8 +6,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.blocks import PROPENSITY_ONE, DecisionBlock, OutcomeBlock, TransitionBlock
+from schemas.blocks import DecisionBlock, OutcomeBlock, TransitionBlock
 from schemas.chain import Accepted, ChainReader
+from schemas.decision_columns import PROPENSITY_ONE
 from schemas.records import Progress
 from schemas.settings import CommonSettings
 from schemas.task import Project

@@ -6,7 +6,9 @@ import numpy as np
 
 from learner.policy import explore, network
 from learner.update import TaskLearner
-from schemas.blocks import DecisionColumns, FeatureColumns, TransitionBlock, empty
+from schemas.arrays import empty
+from schemas.blocks import TransitionBlock
+from schemas.decision_columns import DecisionColumns, FeatureColumns
 from schemas.task import Task
 from schemas.task_canonical import parse_file
 

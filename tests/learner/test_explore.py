@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learner.policy import explore
-from schemas.blocks import PROPENSITY_ONE
+from schemas.decision_columns import PROPENSITY_ONE
 
 NOBODY = np.zeros(0, np.bool_)
 FINITE = st.floats(allow_nan=False, allow_infinity=False, width=64)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from learner.gather import take
 from learner.merge import Merge
-from schemas.blocks import FeatureColumns, TransitionBlock
+from schemas.blocks import TransitionBlock
+from schemas.decision_columns import FeatureColumns
 from schemas.frozen import names_of
 from schemas.records import DecisionBucket, Progress
 from tests.learner.transition_rows import FINGERPRINTS, block, progress

@@ -15,7 +15,8 @@ from learner.chosen import chosen_of
 from learner.experts import deep_rows
 from learner.policy import explain, network, serving_kernels, shapes
 from learner.policy.serving import Forward
-from schemas.blocks import FeatureColumns, TransitionBlock
+from schemas.blocks import TransitionBlock
+from schemas.decision_columns import FeatureColumns
 from schemas.task import Task
 from tests.learner.learner_worlds import (
     block_of,

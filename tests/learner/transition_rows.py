@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from schemas.blocks import DecisionColumns, FeatureColumns, TransitionBlock, empty
+from schemas.arrays import empty
+from schemas.blocks import TransitionBlock
+from schemas.decision_columns import DecisionColumns, FeatureColumns
 from schemas.records import ChainPosition, DecisionBucket, Progress, Resume
 
 FINGERPRINTS = (b"A" * 16, b"B" * 16)

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from schemas.blocks import PROPENSITY_ONE, DecisionBlock, DecisionColumns, FeatureColumns, OutcomeBlock, Tick
+from schemas.blocks import DecisionBlock, OutcomeBlock, Tick
 from schemas.bounds import BadRecord
+from schemas.decision_columns import PROPENSITY_ONE, DecisionColumns, FeatureColumns
 from schemas.keys import action_key
 from schemas.task import Task, TaskTable, parse
 from tests.oracle.brute_force_join import BruteForceJoin, Counted, Definition

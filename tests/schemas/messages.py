@@ -12,18 +12,9 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from schemas.blocks import (
-    NO_STRINGS,
-    PROPENSITY_ONE,
-    DecisionBlock,
-    DecisionColumns,
-    FeatureColumns,
-    OutcomeBlock,
-    Strings,
-    Tick,
-    TransitionBlock,
-    empty,
-)
+from schemas.arrays import NO_STRINGS, Strings, empty
+from schemas.blocks import DecisionBlock, OutcomeBlock, Tick, TransitionBlock
+from schemas.decision_columns import PROPENSITY_ONE, DecisionColumns, FeatureColumns
 from schemas.records import (
     Candidate,
     ChainPosition,

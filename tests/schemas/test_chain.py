@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.blocks import KIND_TRANSITION, DecisionColumns, FeatureColumns, TransitionBlock, empty
+from schemas.arrays import empty
+from schemas.blocks import KIND_TRANSITION, TransitionBlock
 from schemas.chain import Accepted, ChainReader, Fork, Hole
+from schemas.decision_columns import DecisionColumns, FeatureColumns
 from schemas.records import ChainPosition, Progress, Resume
 
 CHAIN = (b"f" * 16, KIND_TRANSITION)

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import codec
-from schemas.blocks import PROPENSITY_ONE, DecisionColumns
 from schemas.bounds import BadRecord
 from schemas.columns import sound_rows
+from schemas.decision_columns import PROPENSITY_ONE, DecisionColumns
 from schemas.registry import FileRegistry
 from tests.schemas.messages import (
     COLUMNS,

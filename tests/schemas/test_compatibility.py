@@ -10,8 +10,9 @@ import pytest
 from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibilityType
 from avro.schema import parse
 
-from schemas.blocks import DecisionBlock, DecisionColumns, FeatureColumns, OutcomeBlock, TransitionBlock
+from schemas.blocks import DecisionBlock, OutcomeBlock, TransitionBlock
 from schemas.compatibility import current, fingerprint, released
+from schemas.decision_columns import DecisionColumns, FeatureColumns
 from schemas.frozen import names_of
 from schemas.record_fields import RECORD_TYPES
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import keys
-from schemas.blocks import Strings
+from schemas.arrays import Strings
 from schemas.hashing import action_keys, keys64, keys128, partitions_of
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.blocks import TEXT_TOKEN
+from schemas.decision_columns import TEXT_TOKEN
 from schemas.text import (
     AS_IT_STANDS,
     LENGTH_MAX,

@@ -17,8 +17,9 @@ import pytest
 
 from learner import environment, replay
 from learner.update import TaskLearner
-from schemas.blocks import PROPENSITY_ONE, TransitionBlock
+from schemas.blocks import TransitionBlock
 from schemas.chain import START
+from schemas.decision_columns import PROPENSITY_ONE
 from schemas.records import ChainPosition, Progress, Resume
 from schemas.task import Task
 from tests.learner.learner_worlds import catalogue_rows, catalogue_task, dense_rows, dense_task

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from learner.policy import explore
 from schemas import keys
 from schemas import task as tasks
-from schemas.blocks import PROPENSITY_ONE, DecisionBlock, Strings
+from schemas.arrays import Strings
+from schemas.blocks import DecisionBlock
 from schemas.codec import decode, encode
+from schemas.decision_columns import PROPENSITY_ONE
 from schemas.keys import DRAW_ACTION, draw, partition_of
 from schemas.records import Candidate, DecisionRequest, Reason
 from schemas.registry import FileRegistry

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import task as tasks
-from schemas.blocks import TEXT_TOKEN, FeatureColumns
+from schemas.decision_columns import TEXT_TOKEN, FeatureColumns
 from schemas.keys import action_key
 from schemas.records import Candidate, DecisionRequest, Features, Vector
 from schemas.text import tokens_of_text

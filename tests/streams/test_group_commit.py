@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import task as tasks
-from schemas.blocks import FeatureColumns
 from schemas.codec import decode, encode
+from schemas.decision_columns import FeatureColumns
 from schemas.frozen import names_of
 from schemas.keys import partition_of
 from schemas.records import Candidate, DecisionRequest, Features

@@ -16,7 +16,8 @@ import fastavro
 import numpy as np
 
 from schemas import codec
-from schemas.blocks import Strings, Tick
+from schemas.arrays import Strings
+from schemas.blocks import Tick
 from schemas.records import Candidate, Decision, TaskRecord
 from schemas.registry import FileRegistry
 from tests.schemas.bad_inputs.corpus import PLACE
