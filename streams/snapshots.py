@@ -1,9 +1,9 @@
 """Follow the model topic: the newest snapshot that passes every check serves, and nothing else ever does.
 
-A shell: one daemon thread with its own two consumers. It reads manifests, fetches chunks by the offsets the manifest
-names, has `streams.policy` check and load them, persists the trusted version, and then swaps one attribute. The decide
-loop reads that attribute; it never waits for this thread, and the thread does its long work (fetching, hashing, finite
-checks, probes) in calls that release the interpreter lock.
+A shell: one daemon thread. It reads manifests, has `streams.snapshot_log` fetch the chunks they name and
+`streams.policy` check and load them, persists the trusted version, and then swaps one attribute. The decide loop reads
+that attribute; it never waits for this thread, and the thread does its long work (fetching, hashing, finite checks,
+probes) in calls that release the interpreter lock.
 
 Any failure keeps the last good policy, counts the exact reason and is logged once per version.
 """
@@ -30,26 +30,18 @@ from schemas.topics import topic
 from schemas.weights import verify
 from streams.messages import code_of, place_of
 from streams.policy import Policy, Refused, Verify, check_manifest, verify_and_load
+from streams.snapshot_log import POLL_S, Chunks, Unreachable, consumer
 from streams.trusted_version import TrustedVersion
 
 __all__ = ["Policy", "Refused", "SnapshotFollower", "verify_and_load"]
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.2
-CHUNKS_S_MAX = 30.0
-"""Fetching all chunks of one snapshot; a broker that is gone for longer is tried again with the newest manifest."""
-END_S_MAX = 5.0
-"""A chunk beyond the end of the log for so long is not coming (a replica may show its end a moment late)."""
 MANIFESTS_BACK = 8
 """Manifests read at start: the newest, and earlier ones in case it is refused."""
 
 Swapped = Callable[[Policy], None]
 RefusedHook = Callable[[str], None]
-
-
-class Unreachable(Exception):
-    """The broker did not give what is there; nothing is wrong with the snapshot, so it is tried again."""
 
 
 def verifier_of(settings: CommonSettings, insecure_dev: bool) -> Verify | None:
@@ -130,8 +122,12 @@ class SnapshotFollower:
         self.close()
 
     def _run(self) -> None:
-        manifests = self._consumer("follow-snapshots", eof=True)
-        chunks = self._consumer("follow-snapshot-chunks", eof=True)
+        manifests = consumer(self._settings, "follow-snapshots")
+        chunks = Chunks(
+            consumer(self._settings, "follow-snapshot-chunks"),
+            topic(self._settings.namespace, "snapshot-chunks"),
+            self._stopping,
+        )
         try:
             pending = self._at_start(manifests)
             while not self._stopping.is_set():
@@ -150,38 +146,22 @@ class SnapshotFollower:
             manifests.close()
             chunks.close()
 
-    def _consumer(self, name: str, *, eof: bool) -> Consumer:
-        return Consumer(
-            self._settings.librdkafka(
-                **{
-                    "group.id": f"{self._settings.namespace}.{name}",  # required by the client, never used
-                    "enable.auto.commit": False,
-                    "enable.partition.eof": eof,
-                    "auto.offset.reset": "error",
-                    "fetch.queue.backoff.ms": 5,
-                    "queued.max.messages.kbytes": 16 << 10,
-                    "fetch.wait.max.ms": 100,
-                }
-            ),
-            logger=logging.getLogger("headrace.kafka"),
-        )
-
-    def _at_start(self, consumer: Consumer) -> list[SnapshotManifest]:
+    def _at_start(self, manifests: Consumer) -> list[SnapshotManifest]:
         """Assign behind the last few manifests and read them, oldest first."""
         name = topic(self._settings.namespace, "snapshots")
         low, high = 0, 0
         while not self._stopping.is_set():
             try:
-                low, high = consumer.get_watermark_offsets(TopicPartition(name, 0), timeout=5.0)
+                low, high = manifests.get_watermark_offsets(TopicPartition(name, 0), timeout=5.0)
                 break
             except KafkaException:
                 self._stopping.wait(1.0)
         start = max(low, high - MANIFESTS_BACK)
-        consumer.assign([TopicPartition(name, 0, start)])
+        manifests.assign([TopicPartition(name, 0, start)])
         found: list[SnapshotManifest] = []
         position = start
         while position < high and not self._stopping.is_set():
-            message = consumer.poll(POLL_S)
+            message = manifests.poll(POLL_S)
             if message is None:
                 continue
             if code_of(message) is None:
@@ -192,16 +172,16 @@ class SnapshotFollower:
                 break
         return found
 
-    def _newer(self, consumer: Consumer, pending: list[SnapshotManifest]) -> list[SnapshotManifest]:
+    def _newer(self, manifests: Consumer, pending: list[SnapshotManifest]) -> list[SnapshotManifest]:
         """Everything that has come since, after waiting a moment for it; only the last few can matter."""
         timeout_s = 0.0 if pending else POLL_S
         found = list(pending)
-        while (message := consumer.poll(timeout_s)) is not None and not self._stopping.is_set():
+        while (message := manifests.poll(timeout_s)) is not None and not self._stopping.is_set():
             if code_of(message) is None:
                 found += self._decoded(message.value(), place_of(message)[1])
                 timeout_s = 0.0
             elif code_of(message) == KafkaError._AUTO_OFFSET_RESET:
-                found += self._at_start(consumer)  # retention overtook us
+                found += self._at_start(manifests)  # retention overtook us
                 break
         if not found:
             found += self._unread()
@@ -228,7 +208,7 @@ class SnapshotFollower:
         (payload, offset), self._undecoded = self._undecoded, None
         return self._decoded(payload, offset)
 
-    def _take_newest(self, manifests: Sequence[SnapshotManifest], chunks: Consumer) -> list[SnapshotManifest]:
+    def _take_newest(self, manifests: Sequence[SnapshotManifest], chunks: Chunks) -> list[SnapshotManifest]:
         """Swap to the newest manifest that passes; returns what to try again because the broker did not answer."""
         serving = self.policy
         for manifest in sorted(manifests, key=lambda each: each.version, reverse=True):
@@ -253,12 +233,12 @@ class SnapshotFollower:
         except Refused as refused:
             self._complain(manifest.version, refused)
 
-    def _take(self, manifest: SnapshotManifest, consumer: Consumer) -> None:
+    def _take(self, manifest: SnapshotManifest, chunks: Chunks) -> None:
         """One manifest through all checks, to disk and into service."""
         started_s = time.monotonic()
         check_manifest(manifest, self._verify, self._trusted.value)
         reach("follow.before-chunks")
-        pieces = self._chunks(manifest, consumer)
+        pieces = chunks.of(manifest)
         policy = verify_and_load(manifest, pieces, self._verify, self._trusted.value, self._table)
         reach("follow.before-persist")
         try:
@@ -277,40 +257,6 @@ class SnapshotFollower:
         )
         if self._on_swap is not None:
             self._on_swap(policy)
-
-    def _chunks(self, manifest: SnapshotManifest, consumer: Consumer) -> list[bytes]:
-        """The chunks at the manifest's offsets, in its order."""
-        name = topic(self._settings.namespace, "snapshot-chunks")
-        wanted = set(manifest.chunk_offsets)
-        found: dict[int, bytes] = {}
-        started_s = time.monotonic()
-        is_at_end = False
-        consumer.assign([TopicPartition(name, 0, min(wanted))])
-        try:
-            while len(found) < len(wanted):
-                message = consumer.poll(POLL_S)
-                waited_s = time.monotonic() - started_s
-                if self._stopping.is_set() or waited_s > CHUNKS_S_MAX:
-                    raise Unreachable(f"{len(found)} of {len(wanted)} chunks came within {waited_s:.0f} s")
-                if message is None:
-                    if is_at_end and waited_s > END_S_MAX:  # the client says only once that this is the end
-                        break
-                    continue
-                code, (_, offset) = code_of(message), place_of(message)
-                is_at_end = code == KafkaError._PARTITION_EOF
-                if code is None:
-                    if offset in wanted:
-                        found[offset] = message.value() or b""
-                    if offset >= max(wanted):
-                        break
-                elif code == KafkaError._AUTO_OFFSET_RESET:
-                    break  # retention has taken it
-        finally:
-            consumer.unassign()
-        missing = [offset for offset in manifest.chunk_offsets if offset not in found]
-        if missing:
-            raise Refused("missing-chunk", f"offset {missing[0]} of {name} is gone or not there yet")
-        return [found[offset] for offset in manifest.chunk_offsets]
 
     def _now_known(self, manifest: SnapshotManifest) -> bool:
         serving = self.policy

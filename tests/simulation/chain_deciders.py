@@ -12,9 +12,11 @@ from schemas.codec import decode, decode_request, encode
 from schemas.records import Decision
 from schemas.settings import CommonSettings
 from schemas.task import TaskTable
+from schemas.topics import topic
 from streams.decide import Asked, Decide, Situation
 from streams.decision_blocks import parts_of
 from streams.redelivery import Logged, Redelivery, answer_of
+from streams.snapshot_log import Chunks
 from streams.snapshots import SnapshotFollower
 from streams.trusted_version import TrustedVersion
 from tests.simulation.broker import Broker, ListConsumer
@@ -38,14 +40,15 @@ class Follower(SnapshotFollower):
         self.broker = net.broker
         manifests: Any = ListConsumer(net.broker, NAMESPACE)
         pieces: Any = ListConsumer(net.broker, NAMESPACE)
-        self._manifests, self._pieces = manifests, pieces
+        self._manifests = manifests
+        self._chunks = Chunks(pieces, topic(NAMESPACE, "snapshot-chunks"), self._stopping)
         self._pending = self._at_start(self._manifests)
         self.turn()
 
     def turn(self) -> None:
         """One round of `_run`."""
         if self._pending:
-            self._pending = self._take_newest(self._pending, self._pieces)
+            self._pending = self._take_newest(self._pending, self._chunks)
         self._pending = self._newer(self._manifests, self._pending)
 
     @property

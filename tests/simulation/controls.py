@@ -241,11 +241,11 @@ class TableTruth(Truth):
 # deciding, ingest, snapshots
 
 
-def _trust_first(self: SnapshotFollower, manifest: Any, consumer: Any) -> None:
+def _trust_first(self: SnapshotFollower, manifest: Any, chunks: Any) -> None:
     """Persist, then look."""
     policy_module.check_manifest(manifest, self._verify, self._trusted.value)
     self._trusted.raise_to(manifest.version, manifest.sha256)
-    _take(self, manifest, consumer)
+    _take(self, manifest, chunks)
 
 
 _take = SnapshotFollower._take

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from confluent_kafka import Consumer
 
 from learner.policy import probes
 from schemas.records import DecisionRequest, Reason, SnapshotManifest
@@ -64,9 +63,10 @@ class Reader(SnapshotFollower):
         self.details.clear()
         manifests = self._decoded(sent.manifest, self._offset)
         if manifests:
-            assert self._take_newest(manifests, None) == []  # type: ignore[arg-type]  # `_chunks` is ours
+            assert self._take_newest(manifests, self) == []  # type: ignore[arg-type]  # `of` stands for the log
 
-    def _chunks(self, manifest: SnapshotManifest, consumer: Consumer) -> list[bytes]:
+    def of(self, manifest: SnapshotManifest) -> list[bytes]:
+        """The chunks that came with the manifest."""
         assert self._sent is not None
         if self._sent.is_gone:
             raise Refused("missing-chunk", "gone")
