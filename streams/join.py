@@ -218,7 +218,7 @@ class JoinPartition:
             [offsets[part.messages], np.zeros_like(rows), seqs[part.messages] - rows, rows, times[part.messages],
              part.versions], axis=1,
         )  # fmt: skip
-        self._tail(index).open.append(Segment(runs, 0, kept.columns, kept.decision_keys))
+        self._tail(index).take_in(Segment(runs, 0, kept.columns, kept.decision_keys))
         return index, offered
 
     @property
@@ -296,7 +296,7 @@ class JoinPartition:
         )  # fmt: skip
         memory.decisions.note(self.time_ms)
         run = np.array([[offset, 0, seq, num_rows, self.time_ms, block.snapshot_version]], np.int64)
-        self._tail(index).open.append(Segment(run, 0, kept.columns, kept.decision_keys))
+        self._tail(index).take_in(Segment(run, 0, kept.columns, kept.decision_keys))
         self._cut(counting)
 
     def _fold_outcomes(self, block: OutcomeBlock, counting: bool) -> None:

@@ -7,6 +7,7 @@ whole, but for the cut of rule 14. Rows that a reader has accepted already are n
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,13 +26,17 @@ BLOCK_ROWS_MAX = 65_535
 _ROW_BYTES = 72
 """Position, closed_at, version (≤ 10 each), key (16), bucket, flags, outcomes, counts, reason: varints at worst."""
 _VARINT_BYTES = 5
+SEGMENT_ROWS_MIN = 256
+"""Smaller segments are joined: the arrays of a segment take some 3.5 KB beside what stands in them."""
+_SMALL_SEGMENTS_MAX = 16
+"""So many come before they are joined: a call of `concatenate` per column for all of them."""
 _PROPENSITY_BYTES = 4
 """A propensity is at most 2**24: 26 bits as a zigzag varint."""
 
 
 @dataclass(slots=True, eq=False)
 class Segment:
-    """Rows of one chain that came in one journal record and have not closed."""
+    """Rows of one chain that came together, in one journal record or in a few, and have not closed."""
 
     runs: I64
     """(R, 6) runs of rows that are open (streams.join_kernels)."""
@@ -40,6 +45,25 @@ class Segment:
     columns: DecisionColumns
     decision_keys: U64
     _ends: I64 | None = field(default=None, init=False)
+
+    def __len__(self) -> int:
+        """Rows that are open."""
+        return len(self.decision_keys) - self.start
+
+    @property
+    def open_columns(self) -> DecisionColumns:
+        """The columns of the rows that are open, as views."""
+        return self.columns.rows(self.start, len(self.decision_keys)) if self.start else self.columns
+
+    @staticmethod
+    def concat(parts: Sequence[Segment]) -> Segment:
+        """The open rows of all parts, one after another; all of one shape. Closed rows stay where they are."""
+        return Segment(
+            runs=np.concatenate([part.runs for part in parts]),
+            start=0,
+            columns=DecisionColumns.concat([part.open_columns for part in parts]),
+            decision_keys=np.concatenate([part.decision_keys[part.start :] for part in parts]),
+        )
 
     @property
     def ends(self) -> I64:
@@ -102,12 +126,30 @@ class ChainTail:
         self.task = task
         self.window_ms = task.reward.window_ms
         self.open: deque[Segment] = deque()
+        self._num_small = 0
+        """Small segments that came since some were joined."""
         self.closed: deque[ClosedRows] = deque()
         self.accepted = hwm
         """Last position that a reader has accepted."""
         self.sent = START
         """Last position put into a block."""
         self.last_closed = START
+
+    def take_in(self, segment: Segment) -> None:
+        """Rows of `segment` are open from now on. They came after all others."""
+        self.open.append(segment)
+        self._num_small += len(segment) < SEGMENT_ROWS_MIN
+        if self._num_small >= _SMALL_SEGMENTS_MAX:
+            self._join_small()
+
+    def _join_small(self) -> None:
+        """Make one segment of the small ones at the end."""
+        self._num_small, shape = 0, self.open[-1].shape
+        small: list[Segment] = []
+        while self.open and len(self.open[-1]) < SEGMENT_ROWS_MIN and self.open[-1].shape == shape:
+            small.append(self.open.pop())
+        if small:
+            self.open.append(Segment.concat(small[::-1]))
 
     @property
     def oldest_ms(self) -> int | None:

@@ -239,3 +239,18 @@ def _some_outcome(rng: random.Random, tasks: list[Task], ids: int, key: int) -> 
         slot=rng.choice([-1, 0, 1, 2]) if rng.random() < 0.15 else -1,
         value=rng.choice([0.0, 0.5, 1.0, 2.0, -1.0, 8.0]),
     )
+
+
+def many_decisions(task: Task, num_rows: int, first: int = 0) -> DecisionBlock:
+    """A block of decisions with ids and subjects of their own."""
+    template = decisions(task, [(0, 0, (0,))])
+    columns = type(template.columns).concat([template.columns] * num_rows)
+    keys = np.stack([np.arange(first, first + num_rows), np.full(num_rows, 7)], axis=1).astype(np.uint64)
+    return replace(
+        template,
+        decision_keys=keys * np.uint64(0x9E3779B97F4A7C15),
+        subject_keys=keys[:, 0].copy(),
+        request_partitions=np.zeros(num_rows, np.int32),
+        request_offsets=np.arange(num_rows, dtype=np.int64),
+        columns=columns,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,25 +14,10 @@ import pytest
 from schemas.blocks import DecisionBlock, Tick
 from schemas.codec import decode, encode
 from schemas.registry import FileRegistry
-from schemas.task import Task, TaskTable
+from schemas.task import TaskTable
 from streams.join import JoinPartition
 from streams.join_emit import BLOCK_BYTES_MAX, BLOCK_ROWS_MAX
-from tests.oracle.join_world import SECOND, Told, decisions, make_task, outcomes
-
-
-def many_decisions(task: Task, num_rows: int, first: int = 0) -> DecisionBlock:
-    """A block of decisions with ids and subjects of their own."""
-    template = decisions(task, [(0, 0, (0,))])
-    columns = type(template.columns).concat([template.columns] * num_rows)
-    keys = np.stack([np.arange(first, first + num_rows), np.full(num_rows, 7)], axis=1).astype(np.uint64)
-    return replace(
-        template,
-        decision_keys=keys * np.uint64(0x9E3779B97F4A7C15),
-        subject_keys=keys[:, 0].copy(),
-        request_partitions=np.zeros(num_rows, np.int32),
-        request_offsets=np.arange(num_rows, dtype=np.int64),
-        columns=columns,
-    )
+from tests.oracle.join_world import SECOND, Told, make_task, many_decisions, outcomes
 
 
 def python_calls(action: Callable[[], object]) -> int:
@@ -89,6 +75,14 @@ def test_memory_per_open_decision_stays_within_200_bytes_and_flat() -> None:
     assert join.num_open > num_open
     assert max(held) <= 200
     assert max(held[len(held) // 2 :]) == min(held[len(held) // 2 :])
+
+
+@pytest.mark.parametrize(("rows", "num"), [(1, 20_000), (8, 100_000), (256, 1_000_000)])
+def test_an_open_decision_takes_at_most_200_bytes_of_the_process_whatever_the_blocks(rows: int, num: int) -> None:
+    """Segments, runs and history included; its 17 B of features and 35 B of other columns too."""
+    command = [sys.executable, "-m", "tests.streams.open_decisions_memory", str(rows), str(num)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
+    assert 50 < float(done.stdout) <= 200
 
 
 @pytest.mark.parametrize("num_candidates", [1, 40, 2_000])

@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 
 from schemas.blocks import TransitionBlock
 from schemas.chain import Accepted, Chain, ChainReader, Fork
+from schemas.codec import encode
 from schemas.records import DecisionBucket, Progress
+from schemas.registry import FileRegistry
 from schemas.task import Task
+from streams import join_emit
 from streams.join import JoinLimits, JoinPartition
 from tests.oracle.brute_force_join import BruteForceJoin, Row
 from tests.oracle.join_world import Journal, brute_of, make_journal, table_of, world_tasks
@@ -53,8 +56,18 @@ def counts_of(progress_or_stats: tuple[dict[str, int], dict[str, int]], brute: B
     assert progress_or_stats == brute.counts
 
 
+def join_segments_early(patch: pytest.MonkeyPatch) -> None:
+    """Every second small segment, so that a small world sees it too."""
+    patch.setattr(join_emit, "_SMALL_SEGMENTS_MAX", 2)
+    patch.setattr(join_emit, "SEGMENT_ROWS_MIN", 4)
+
+
 @pytest.mark.parametrize("seed", range(150))
-def test_rows_and_counts_after_every_record_are_those_of_the_brute_force_join(seed: int) -> None:
+def test_rows_and_counts_after_every_record_are_those_of_the_brute_force_join(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if seed % 2:
+        join_segments_early(monkeypatch)
     tasks = world_tasks(seed)
     journal = make_journal(seed, tasks)
     limits = JoinLimits(num_open_max=3, num_pending_max=2) if seed % 7 == 0 else NO_LIMITS
@@ -70,6 +83,26 @@ def test_rows_and_counts_after_every_record_are_those_of_the_brute_force_join(se
             accept(join.emit(), reader, rows)
     accept(join.emit(), reader, rows)
     assert rows == expected_rows(brute)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_small_segments_that_are_joined_leave_the_same_columns(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def columns() -> dict[int, bytes]:
+        join, found, registry = JoinPartition(0, table_of(tasks), limits=limits), {}, FileRegistry()
+        for offset, append_ms, record in journal:
+            join.fold(offset, append_ms, record)
+            for block in join.emit() if offset % 5 == 0 else []:
+                for row in range(len(block)):
+                    alone = replace(block.rows(row, row + 1), prev=-1)
+                    found[int(block.positions[row])] = encode(alone, registry)
+        return found
+
+    tasks = world_tasks(seed)
+    journal = make_journal(seed, tasks)
+    limits = JoinLimits(num_open_max=3) if seed % 4 == 0 else NO_LIMITS
+    single = columns()
+    join_segments_early(monkeypatch)
+    assert columns() == single
 
 
 def _limits(limits: JoinLimits) -> dict[str, int]:
