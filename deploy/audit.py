@@ -55,6 +55,8 @@ class PartitionAudit:
     """Journal messages that no reader can decode."""
     num_uncovered: int = 0
     """Journal messages after the newest Progress: not judged yet."""
+    num_in_declared_gaps: int = 0
+    """Journal records that were gone before they were joined, gone over by --declare-gap: what they held is lost."""
     reasons: list[str] = field(default_factory=list)
     num_reasons: int = 0
     notes: list[str] = field(default_factory=list)
@@ -104,7 +106,7 @@ class AuditReport:
     def as_json(self) -> dict[str, Any]:
         """For ``headrace audit --json``."""
         numbers = ("num_decisions", "num_accepted", "num_missing", "num_accepted_twice", "num_repeated_rows")
-        more = ("num_ignored_blocks", "num_unreadable", "num_uncovered")
+        more = ("num_ignored_blocks", "num_unreadable", "num_uncovered", "num_in_declared_gaps")
         return {
             "audit": self.verdict,
             **{name: self.total(name) for name in (*numbers, *more)},
@@ -181,6 +183,12 @@ def judge(
             result.notes.append(f"partition {partition}: no Progress yet, nothing judged")
         result.num_uncovered = len(journal)
         return result
+    result.num_in_declared_gaps = sum(gap.num_records for gap in progress.gaps)
+    result.notes += [
+        f"partition {partition}: {gap.num_records} journal records from offset {gap.offset} on were lost before they "
+        "were joined, and declared (--declare-gap)"
+        for gap in progress.gaps
+    ]
     covered = [entry for entry in journal if entry[0] < progress.journal_offset]
     result.num_uncovered = len(journal) - len(covered)
     expected = audit_rules.recompute(covered, definitions.table, whole["journal"])

@@ -15,6 +15,7 @@ from schemas.records import (
     DefinitionPosition,
     Features,
     FeatureValue,
+    JournalGap,
     Outcome,
     Progress,
     Record,
@@ -68,6 +69,7 @@ def _progress_fields(progress: Progress) -> dict[str, Any]:
     definitions = None if resume.definitions is None else [_slots(each) for each in resume.definitions]
     sources = [_slots(source) for source in resume.sources]
     fields["resume"] = _slots(resume) | {"sources": sources, "definitions": definitions}
+    fields["gaps"] = [_slots(gap) for gap in progress.gaps]
     return fields
 
 
@@ -89,7 +91,8 @@ def _progress_of(fields: Mapping[str, Any], limits: Limits) -> Progress:
     listed = resume["definitions"]
     definitions = None if listed is None else tuple(DefinitionPosition(**each) for each in listed)
     start = Resume(**{**resume, "sources": sources, "definitions": definitions})
-    return Progress(**{**fields, "chains": _chains(fields["chains"]), "resume": start})
+    gaps = tuple(JournalGap(**gap) for gap in fields["gaps"])
+    return Progress(**{**fields, "chains": _chains(fields["chains"]), "resume": start, "gaps": gaps})
 
 
 def _manifest_of(fields: Mapping[str, Any], limits: Limits) -> SnapshotManifest:

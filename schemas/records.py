@@ -240,6 +240,15 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
+class JournalGap:
+    """Journal records that were gone before they were joined (join.md rule 10)."""
+
+    offset: int
+    """The first of them."""
+    num_records: int
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """Checkpoint of the read-back reader state of one partition (join.md rule 8)."""
 
@@ -257,6 +266,8 @@ class Progress:
     """Decisions of the partition so far by bucket, "open" included."""
     outcome_counts: dict[str, int]
     """Outcomes so far by bucket, "pending" and "copies" included."""
+    gaps: tuple[JournalGap, ...] = ()
+    """Gone over by --declare-gap, oldest first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from aiokafka.errors import KafkaError
 from confluent_kafka import KafkaException
 from faust.types import TP
 
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 ASSIGN_S_MAX = 20.0
 """Faust waits so long for rebuilds before it fetches; one that takes longer seeks by itself when it is done."""
 RETRY_S = 1.0
+LOOK_UP_S, LOOK_UP_S_MAX = 1.0, 5.0
+"""The start of a journal partition is asked for at most so often, and waited for so long."""
 RESTART_S_MIN = 1.0
 """At most one restart per second: a hole that stays must not become a busy loop."""
 
@@ -50,6 +53,7 @@ class JoinAgent:
         self._rebuilds: dict[int, asyncio.Task[None]] = {}
         self._checkpoints: set[asyncio.Task[None]] = set()
         self._restarted_s: dict[int, float] = {}
+        self._asked_s: dict[int, float] = {}
         self._num_asking = 0
         """Calls of `starting_offsets` that wait for rebuilds."""
         self._tick = encode(Tick(), self._ports.registry)
@@ -65,7 +69,7 @@ class JoinAgent:
             continues = owned is None or await owned.fold(batch)
             event.ack()  # before the seek, which forgets it
             if owned is not None and not continues:
-                await self._seek({batch.partition: owned.next_offset})
+                await self._read_again(owned)
 
     def assigned(self, tps: set[TP]) -> None:
         """Drop what is no longer ours; what is new is rebuilt when Faust asks where to start."""
@@ -164,6 +168,31 @@ class JoinAgent:
         if wanted and not self._app.rebalancing:
             consumer: Any = self._app.consumer
             await consumer.start_at(wanted)
+
+    async def _read_again(self, owned: OwnedPartition) -> None:
+        """From where the fold stands; where retention has taken that, begin anew, which refuses or declares the gap."""
+        wanted = owned.next_offset
+        if wanted is not None and await self._journal_start(owned.partition) > wanted:
+            self.restart(owned.partition, "the journal lost records that were not joined yet")
+        else:
+            await self._seek({owned.partition: wanted})
+
+    async def _journal_start(self, partition: int) -> int:
+        """First offset that the broker still holds; 0 where it was asked a moment ago or gives no answer now.
+
+        Batches that were fetched before a seek ask too: a look-up each would be one per batch.
+        """
+        now_s = time.monotonic()
+        if now_s - self._asked_s.get(partition, -LOOK_UP_S) < LOOK_UP_S:
+            return 0
+        self._asked_s[partition] = now_s
+        consumer: Any = self._app.consumer
+        try:
+            found = await asyncio.wait_for(consumer.earliest_offsets(TP(self._journal, partition)), LOOK_UP_S_MAX)
+        except (KafkaError, TimeoutError) as error:
+            log.debug("no start of %s[%d]: %s", self._journal, partition, error)
+            return 0
+        return int(next(iter(found.values()), 0))
 
     def _ours(self, tps: set[TP]) -> set[int]:
         return {tp.partition for tp in tps if tp.topic == self._journal}

@@ -30,7 +30,7 @@ from schemas.chain import START, Accepted, ChainReader, Fork, Hole
 from schemas.codec import BadRecord, decode, encode
 from schemas.errors import UserError
 from schemas.fault_points import reach
-from schemas.records import Progress, Resume
+from schemas.records import JournalGap, Progress, Resume
 from schemas.registry import RegistryUnavailable
 from schemas.topics import topic
 from streams.agents_ports import Ports, State, Unread
@@ -97,7 +97,8 @@ class OwnedPartition:
 
         Raises UserError when the journal no longer holds what must be folded (join.md rule 10).
         """
-        settings, resume = self._ports.settings, self._resume(found)
+        settings = self._ports.settings
+        resume, gaps = self._resume(found)
         self._reader, self._read_offset = found.reader, found.transitions_offset
         self._join = JoinPartition(
             self.partition,
@@ -106,6 +107,7 @@ class OwnedPartition:
             dict(found.reader.hwm),
             found.progress,
             JoinLimits(settings.open_decisions_max, settings.pending_outcomes_max),
+            gaps,
         )
         self._join.expect(found.journal_end)
         self.state = State.FOLDING
@@ -114,11 +116,15 @@ class OwnedPartition:
             self._show(found.progress)
         return resume.offset
 
-    def _resume(self, found: ReadState) -> Resume:
-        resume = found.progress.resume if found.progress is not None else Resume(0, definitions=())
+    def _resume(self, found: ReadState) -> tuple[Resume, tuple[JournalGap, ...]]:
+        """Where to go on, and the gaps in the journal that were declared so far."""
+        resume = Resume(0, definitions=())
+        gaps: tuple[JournalGap, ...] = ()
+        if found.progress is not None:
+            resume, gaps = found.progress.resume, found.progress.gaps
         missing = found.journal_start - resume.offset
         if missing <= 0:
-            return resume
+            return resume, gaps
         if not self._ports.settings.declare_gap:
             self.state = State.REFUSED
             raise UserError(
@@ -128,7 +134,7 @@ class OwnedPartition:
             )
         log.warning("%s[%d]: gap of %d records declared", self._journal, self.partition, missing)
         self._ports.metrics.add("headrace_join_declared_gap_records", missing, partition=self.partition)
-        return replace(resume, offset=found.journal_start)
+        return replace(resume, offset=found.journal_start), (*gaps, JournalGap(resume.offset, missing))
 
     async def fold(self, batch: RecordBatch) -> bool:
         """Fold a batch and write what it closes; False: it does not continue the fold, read again."""

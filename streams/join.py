@@ -33,7 +33,7 @@ from schemas.blocks import KIND_TRANSITION, DecisionBlock, OutcomeBlock, Tick, T
 from schemas.bounds import BadRecord
 from schemas.chain import START, Chain, ChainReader
 from schemas.merged_reader import Merged
-from schemas.records import NO_TIME_MS, ChainPosition, Progress, Resume
+from schemas.records import NO_TIME_MS, ChainPosition, JournalGap, Progress, Resume
 from schemas.task import TaskTable
 from streams.attribution import PENDING_COUNT
 from streams.join_counts import OPEN, OUTCOMES_AT, USES_AT, count_from, decision_counts, outcome_counts
@@ -62,12 +62,13 @@ class JoinPartition:
         chains: Mapping[Chain, int] | None = None,
         counted: Progress | None = None,
         limits: JoinLimits | None = None,
+        gaps: tuple[JournalGap, ...] = (),
     ) -> None:
         """Start at `resume` (None: at the first record folded, with the whole table in force), with `chains` accepted
         and `counted` counted.
 
         `chains` are the positions that the reader of this partition's transitions has accepted by now, at least those
-        of `counted`; `resume` is that of `counted`.
+        of `counted`; `resume` is that of `counted`, or behind it where `gaps` were gone over.
         """
         start = resume or Resume(0, NO_TIME_MS, ())
         self.partition = partition
@@ -78,6 +79,7 @@ class JoinPartition:
         self.num_bad = 0
         """Journal records that could not be decoded, in this object's life."""
         self._limits = limits or JoinLimits()
+        self._gaps = gaps
         self._definitions = Definitions(tasks, start.definitions)
         self._accepted = dict(chains or {})
         self._sources = {(mark.topic, mark.partition): mark.offset for mark in start.sources}
@@ -260,6 +262,7 @@ class JoinPartition:
             resume=found.resume,
             decision_counts=decision_counts(found.counts),
             outcome_counts=outcome_counts(found.counts),
+            gaps=self._gaps,
         )
 
     # ---- the fold, step by step

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from pathlib import Path
 
 import pytest
 from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
+from deploy.audit import audit
 from schemas.blocks import TransitionBlock
 from schemas.codec import encode
 from schemas.records import DeadLetter
@@ -224,6 +226,39 @@ def test_lost_journal_records_stop_the_join_with_the_remedy_unless_declared(
         writer.flush()
         until(lambda: account(writer.settings).num_rows == 10, 20, join.said)
         assert join.metric("headrace_join_declared_gap_records_total") == 1
+        until(lambda: audit(writer.settings).total("num_in_declared_gaps") == 1, 20, join.said)
+    with worker("join", writer.settings, tmp_path):  # declared once, said for good
+        writer.both(2)
+        writer.flush()
+        until(lambda: account(writer.settings).num_rows == 20, 20, join.said)
+        found = audit(writer.settings)
+        assert found.is_clean
+        assert found.total("num_in_declared_gaps") == 1
+        assert any("1 journal records from offset 0 on were lost" in each for each in found.as_json()["notes"])
+
+
+def test_a_join_that_retention_overtakes_ends_with_the_remedy(writer: JournalWriter, tmp_path: Path) -> None:
+    with worker("join", writer.settings, tmp_path) as join:
+        writer.both(2)
+        writer.flush()
+        until(lambda: account(writer.settings).num_rows == 10, 20, join.said)
+        join.process.send_signal(signal.SIGSTOP)
+        writer.both(2)
+        writer.flush()
+        time.sleep(1.0)  # an answer that was on its way holds no more than this
+        for _ in range(40):
+            writer.both(2)
+        writer.flush()
+        name = topic(writer.settings.namespace, "journal")
+        admin = AdminClient({"bootstrap.servers": writer.settings.bootstrap})
+        end = admin.list_offsets({TopicPartition(name, 2): OffsetSpec.latest()})[TopicPartition(name, 2)].result(10)
+        where = TopicPartition(name, 2, end.offset - 5)
+        admin.delete_records([where])[where].result(10)
+        join.process.send_signal(signal.SIGCONT)
+        assert join.process.wait(40) == 1
+        assert "records are gone that were not joined" in join.said()
+        assert join.said().rstrip().endswith("headrace worker join --declare-gap")
+        assert "Traceback" not in join.said()
 
 
 def test_a_restart_continues_the_counts_of_before(writer: JournalWriter, tmp_path: Path) -> None:

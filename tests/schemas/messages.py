@@ -22,6 +22,7 @@ from schemas.records import (
     Decision,
     DecisionRequest,
     DefinitionPosition,
+    JournalGap,
     Outcome,
     Progress,
     Resume,
@@ -271,6 +272,7 @@ RECORDS = st.one_of(
         ),
         decision_counts=_COUNTS,
         outcome_counts=_COUNTS,
+        gaps=st.lists(st.builds(JournalGap, INT64, INT64), max_size=2).map(tuple),
     ),
     st.builds(
         SnapshotManifest,
