@@ -36,7 +36,7 @@ from schemas.topics import topic
 from streams.agents_ports import Ports, State, Unread
 from streams.join import Gap, JoinLimits, JoinPartition, UnknownTask
 from streams.join_groups import classify, length_of_group, read_group
-from streams.read_back import Read, ReadState, read_record
+from streams.read_back import REFUSED_MAX, Read, ReadState, read_record
 from streams.transport_batch import RecordBatch
 
 log = logging.getLogger(__name__)
@@ -73,6 +73,7 @@ class OwnedPartition:
         self._reader = ChainReader()
         self._read_offset = 0
         self._unread: deque[Unread] = deque()
+        self._refused: deque[tuple[Read, BadRecord]] = deque(maxlen=REFUSED_MAX)
         self._unknown: bytes = b""
         self._skew_ms = 0
         """Append time of the newest record when it was folded, minus our clock then; 0 once it was looked at."""
@@ -110,6 +111,7 @@ class OwnedPartition:
             gaps,
         )
         self._join.expect(found.journal_end)
+        self._refused.extend(found.refused)
         self.state = State.FOLDING
         reach("join.rebuilt")
         if found.progress is not None:
@@ -250,7 +252,11 @@ class OwnedPartition:
             self._ports.restart(self.partition, "write error")
 
     async def checkpoint(self) -> None:
-        """Write the newest Progress that read-back covers, if there is a new one."""
+        """Write the newest Progress that read-back covers, if there is a new one, and what was no record of ours."""
+        while self._refused:
+            read, error = self._refused.popleft()
+            where = (self._transitions, self.partition, read.offset)
+            await self._ports.dead_letters.write(where, read.value, read.time_ms, error.reason, error.detail)
         if self._join is None:
             return
         progress = self._join.progress(self._reader, self._read_offset)
@@ -274,7 +280,7 @@ class OwnedPartition:
             if self._reader.covers(record):
                 self._show(record)
         else:
-            log.error("%s[%d] offset %d is not ours: %s", self._transitions, self.partition, read.offset, record)
+            self._refused.append((read, record))
 
     def _judge(self, block: TransitionBlock, offset: int) -> None:
         verdict = self._reader.offer(block)

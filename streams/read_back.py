@@ -11,8 +11,9 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
 
@@ -32,6 +33,8 @@ SCAN_RECORDS_MIN = 64
 """First step back from the end when looking for a Progress; it doubles. One Progress per tick stands there."""
 SCAN_WAIT_MS = 10
 ANSWER_S = 10.0
+REFUSED_MAX = 1_000
+"""Dead letters that a rebuild writes at most: a flood of foreign records must not be held in memory."""
 READ_BACK_EXPECTED = (TransitionBlock, Progress)
 
 ReadRecord = TransitionBlock | Progress | BadRecord
@@ -47,6 +50,8 @@ class Read:
     offset: int
     value: bytes
     """Not decoded: what is byte for byte what we wrote needs no decoding."""
+    time_ms: int = 0
+    """Append time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,8 @@ class ReadState:
     journal_end: int
     num_holes: int
     num_forks: int
+    refused: tuple[tuple[Read, BadRecord], ...] = ()
+    """Records that are none of ours, the newest `REFUSED_MAX`."""
 
 
 def consumer(settings: CommonSettings, purpose: str, wait_ms: int = 500) -> Consumer:
@@ -95,10 +102,23 @@ def read_state(settings: CommonSettings, registry: Registry, partition: int) -> 
         low, end = client.get_watermark_offsets(where, timeout=ANSWER_S)
         newest = _newest_progress(client, registry, where, low, end)
         start = low if newest is None else max(low, newest.transitions_offset)
-        records = (read_record(message.value() or b"", registry) for message in _range(client, where, start, end))
-        return judge(newest, records, end, journal_start, journal_end)
+        refused: deque[tuple[Read, BadRecord]] = deque(maxlen=REFUSED_MAX)
+        records = _sorted_out(_range(client, where, start, end), registry, refused)
+        return replace(judge(newest, records, end, journal_start, journal_end), refused=tuple(refused))
     finally:
         client.close()
+
+
+def _sorted_out(
+    messages: Iterable[Message], registry: Registry, refused: deque[tuple[Read, BadRecord]]
+) -> Iterator[ReadRecord]:
+    """What the messages hold; those that hold nothing of ours are kept in `refused`."""
+    for message in messages:
+        read = Read(message.partition() or 0, -1, message.offset() or 0, message.value() or b"", message.timestamp()[1])
+        record = read_record(read.value, registry)
+        if isinstance(record, BadRecord):
+            refused.append((read, record))
+        yield record
 
 
 def judge(
@@ -245,6 +265,6 @@ class ReadBack:
             if generation < 0 or offset < wanted:
                 continue
             self._following[partition] = (generation, offset + 1)
-            reads.append(Read(partition, generation, offset, message.value() or b""))
+            reads.append(Read(partition, generation, offset, message.value() or b"", message.timestamp()[1]))
         if reads:
             self._deliver(reads)

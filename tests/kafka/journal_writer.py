@@ -158,6 +158,8 @@ class Accounted:
     num_repeated: int = 0
     """Rows that a reader drops because it has them: duplicates in the log, none in effect."""
     num_holes: int = 0
+    num_foreign: int = 0
+    """Records that are neither transitions nor Progress."""
     buckets: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     progress: dict[int, Progress] = field(default_factory=dict)
 
@@ -171,7 +173,9 @@ def account(settings: CommonSettings) -> Accounted:
             if readers[partition].covers(record):
                 found.progress[partition] = record
             continue
-        assert isinstance(record, TransitionBlock)
+        if not isinstance(record, TransitionBlock):
+            found.num_foreign += 1
+            continue
         verdict = readers[partition].offer(record)
         if not isinstance(verdict, Accepted):
             found.num_holes += 1
@@ -186,9 +190,10 @@ def account(settings: CommonSettings) -> Accounted:
     return found
 
 
-def check_complete(settings: CommonSettings, writer: JournalWriter) -> Accounted:
+def check_complete(settings: CommonSettings, writer: JournalWriter, num_foreign: int = 0) -> Accounted:
     """Every decision in exactly one accepted row with its reward; the counts of the newest Progress agree."""
     found = account(settings)
+    assert found.num_foreign == num_foreign
     expected = {
         tuple(decision_key(each)): float(each in writer.rewarded) for ids in writer.written.values() for each in ids
     }

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from deploy.audit import audit
@@ -66,6 +66,24 @@ class Shop(threading.Thread):
         self._stopping.set()
         self.join(5)
         self._writer.flush()
+
+
+def bad_records(good: bytes) -> list[tuple[bytes | None, str]]:
+    """What may stand in a topic of ours where `good` should, and why it cannot be used."""
+    return [
+        (None, "empty"),
+        (b"", "empty"),
+        (b"{}", "bad-magic"),
+        (b"\0\0\0", "truncated"),
+        (b"\0\xff\xff\xff\xff", "unknown-schema"),
+        (good[:-1], "truncated"),
+        (good[:20], "truncated"),
+        (good + b"\0", "trailing-bytes"),
+        (encode(DeadLetter("t", 0, 0, "r", "d", b"", b"", 0), REGISTRY), "wrong-type"),
+        (b"\0" + bytes(200), "unknown-schema"),
+        (good[:5] + b"\xff" * 20, "bad-varint"),
+        (good[:5] + b"\x01" + good[6:], "negative-length"),
+    ]
 
 
 @pytest.mark.parametrize("in_place", [True, False])
@@ -176,21 +194,7 @@ def test_an_unknown_task_stops_only_its_partition_until_it_is_applied(
 def test_malformed_journal_records_go_to_the_dead_letters_and_the_rest_goes_on(
     writer: JournalWriter, tmp_path: Path
 ) -> None:
-    good = encode(decision_block(writer.task, ["x"], ["s"]), REGISTRY)
-    bad: list[tuple[bytes | None, str]] = [
-        (None, "empty"),
-        (b"", "empty"),
-        (b"{}", "bad-magic"),
-        (b"\0\0\0", "truncated"),
-        (b"\0\xff\xff\xff\xff", "unknown-schema"),
-        (good[:-1], "truncated"),
-        (good[:20], "truncated"),
-        (good + b"\0", "trailing-bytes"),
-        (encode(DeadLetter("t", 0, 0, "r", "d", b"", b"", 0), REGISTRY), "wrong-type"),
-        (b"\0" + bytes(200), "unknown-schema"),
-        (good[:5] + b"\xff" * 20, "bad-varint"),
-        (good[:5] + b"\x01" + good[6:], "negative-length"),
-    ]
+    bad = bad_records(encode(decision_block(writer.task, ["x"], ["s"]), REGISTRY))
     with worker("join", writer.settings, tmp_path) as join:
         for value, _ in bad:
             writer.raw(0, value)
@@ -203,6 +207,46 @@ def test_malformed_journal_records_go_to_the_dead_letters_and_the_rest_goes_on(
         assert sorted(letter.reason for letter in letters) == sorted(reason for _, reason in bad)
         assert {letter.partition for letter in letters} == {0}
         assert join.process.poll() is None
+
+
+def test_malformed_transitions_go_to_the_dead_letters_and_the_rest_goes_on(
+    writer: JournalWriter, tmp_path: Path
+) -> None:
+    name = topic(writer.settings.namespace, "transitions")
+    producer = Producer({"bootstrap.servers": writer.settings.bootstrap})
+
+    def spoil(good: bytes) -> list[str]:
+        bad = bad_records(good)
+        for value, _ in bad:
+            producer.produce(name, value, partition=0)
+            writer.both(0)
+            writer.both(1)
+        assert producer.flush(10) == 0
+        writer.flush()
+        return sorted(reason for _, reason in bad)
+
+    def reasons(num: int) -> list[str]:
+        letters = [each[3] for each in read_all(writer.settings, "dead-letters", num)]
+        assert {(letter.topic, letter.partition) for letter in letters} == {(name, 0)}
+        return sorted(letter.reason for letter in letters)
+
+    with worker("join", writer.settings, tmp_path) as join:
+        writer.both(0)
+        writer.flush()
+        all_out(writer, join)
+        found = [each for *_, each in read_all(writer.settings, "transitions", 1)]
+        good = encode(next(each for each in found if isinstance(each, TransitionBlock)), REGISTRY)
+        expected = spoil(good)
+        all_out(writer, join)
+        check_complete(writer.settings, writer, len(expected))
+        assert reasons(len(expected)) == expected
+        assert join.process.poll() is None
+    spoil(good)  # while nobody reads
+    with worker("join", writer.settings, tmp_path) as join:
+        all_out(writer, join)
+        check_complete(writer.settings, writer, 2 * len(expected))
+        until(lambda: len(reasons(len(expected))) >= 2 * len(expected), 20, join.said)
+        assert set(reasons(2 * len(expected))) == set(expected)
 
 
 def test_lost_journal_records_stop_the_join_with_the_remedy_unless_declared(

@@ -19,6 +19,7 @@ from confluent_kafka import Producer
 
 from deploy import processes, reading
 from deploy.applying import apply
+from schemas.bounds import BadRecord
 from schemas.codec import decode
 from schemas.registry import FileRegistry
 from schemas.settings import CommonSettings, load_settings
@@ -167,13 +168,20 @@ def until(met: Callable[[], bool], timeout_s: float = 30.0, explain: Callable[[]
     raise AssertionError(f"not within {timeout_s:g} s: {explain()[-3000:]}")
 
 
+def _decoded(value: bytes | None) -> Any:
+    try:
+        return decode(value or b"", REGISTRY)
+    except BadRecord as error:
+        return error
+
+
 def read_all(settings: CommonSettings, name: str, num_at_least: int = 0, timeout_s: float = 30.0) -> list[Any]:
-    """Every record of a topic of ours, decoded, with where it stood: (partition, offset, time, record)."""
+    """Every record of a topic of ours, decoded, with where it stood: (partition, offset, time, record or BadRecord)."""
     full = name if "." in name else topic(settings.namespace, name)
     end = time.monotonic() + timeout_s
     while True:
         found = [
-            (entry.partition, entry.offset, entry.time_ms, decode(entry.value, REGISTRY))
+            (entry.partition, entry.offset, entry.time_ms, _decoded(entry.value))
             for entry in reading.read_all(settings, full)
         ]
         if len(found) >= num_at_least:
