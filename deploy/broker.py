@@ -27,6 +27,7 @@ from deploy.broker_java import cluster_id
 from deploy.broker_java import failed as _failed
 from deploy.broker_layout import Layout
 from deploy.broker_probe import answers, brokers, num_lagging_replicas, require
+from deploy.outputs import require_folder
 from schemas.errors import UserError
 
 __all__ = [
@@ -106,6 +107,7 @@ def start(
     Raises `UserError` for a port in use, a folder we cannot write, a full disk, no jars, no Java, or a broker that does
     not come up.
     """
+    folder = folder.resolve()  # a node runs in a folder of its own, and another process may ask for it
     found = status(folder)
     if found is not None and any(node.is_alive for node in found.nodes):
         raise UserError(
@@ -119,7 +121,7 @@ def start(
         ports=ports,
         num_controllers=broker_layout.controllers(folder, num_brokers),
         advertised=advertised or [client for client, _, _ in ports],
-        data_folders=data_folders or {},
+        data_folders={node_id: each.resolve() for node_id, each in (data_folders or {}).items()},
         security=broker_security.create(folder / "security") if secure else None,
         overrides=overrides or {},
     )
@@ -159,6 +161,7 @@ def start_node(folder: Path, node_id: int, *, tied: bool = False) -> RunningBrok
     Raises `UserError` when no cluster was started in `folder`, the node runs already, or it does not come up (without
     a quorum of controllers, for one).
     """
+    folder = folder.resolve()
     found = _node_of(folder, node_id)
     if found.is_alive:
         raise UserError(f"node {node_id} of {folder} runs already", "stop it first")
@@ -268,17 +271,7 @@ def _dissolve(nodes: Sequence[Node], timeout_s: float) -> None:
 
 def _check_folder(folder: Path) -> None:
     """The folder exists, can be written and has room, else `UserError`."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.write_bytes(b"x")
-        probe.unlink()
-        free = shutil.disk_usage(folder).free
-    except OSError as error:
-        raise UserError(
-            f"cannot write the broker's folder {folder}: {error.strerror or error}",
-            "Name one that you can write with --folder",
-        ) from None
+    free = shutil.disk_usage(require_folder(folder, "the broker's folder", "--folder")).free
     if free < DISK_FREE_BYTES_MIN:
         raise UserError(
             f"the disk of {folder} is full: {free >> 20} MiB free, a broker needs {DISK_FREE_BYTES_MIN >> 20} MiB",

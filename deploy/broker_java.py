@@ -5,6 +5,7 @@ Does not know which nodes there are or when one is ready: `deploy.broker`.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import uuid
 from base64 import urlsafe_b64encode
@@ -17,6 +18,8 @@ from deploy import broker_cache, broker_layout, kafka_jars, processes
 from deploy.broker_layout import Layout
 from schemas.errors import UserError
 
+_FRAME = re.compile(r"\s+at |\s*\.\.\. \d+ more")
+"""Lines of a stack that say where, not what."""
 JVM_FLAGS = ("-Xms128m", "-Xmx1g", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true")
 
 _LOG4J = """\
@@ -104,7 +107,8 @@ def failed(said: str, where: Path) -> UserError:
         return UserError(f"the disk of {where} is full", "Free some space or name another folder with --folder")
     if "Invalid cluster.id" in said or "already formatted" in said:
         return UserError(f"the data in {where} belong to another cluster", f"Delete {where} or name another folder")
-    lines = [line for line in said.splitlines() if "ERROR" in line or "Exception" in line or "error" in line]
+    lines = [line for line in said.splitlines() if not _FRAME.match(line)]
+    lines = [line for line in lines if "ERROR" in line or "Exception" in line or "error" in line]
     last = lines[-1].strip()[:300] if lines else "it ended without a word" if not said else said.splitlines()[-1][:300]
     return UserError(
         f"the broker did not start: {last}", f"Its log is {where}/broker.log, its console node-1/console.log"

@@ -21,6 +21,7 @@ from typing import IO, Any
 from deploy import demo_picture, demo_report, stack
 from deploy.audit import AuditReport, audit
 from deploy.demo_view import View
+from deploy.outputs import clear, require_folder
 from deploy.probes import is_ready, metric
 from deploy.supervisor import Child, Supervisor
 from deploy.watch import Figures, Watch
@@ -58,9 +59,10 @@ class Demo:
 def run(demo: Demo) -> int:
     """Run the demo; 0 when the audit is clean, 130 when it was interrupted."""
     project = _project(demo)
-    _check_out(demo.out)
+    require_folder(demo.out, "the folder of the report", "--out")
+    clear(demo.out, (REPORT_FILE, PICTURE_FILE))
     folder = demo.folder or Path(tempfile.mkdtemp(prefix="headrace-demo-"))
-    folder.mkdir(parents=True, exist_ok=True)
+    require_folder(folder, "the folder of state and logs", "--folder")
     succeeded = False
     try:
         with (folder / "processes.log").open("w") as log, Supervisor(say=_into(log)) as supervisor:
@@ -202,14 +204,6 @@ def _project(demo: Demo) -> Project:
                 "run it in the source tree, or name the folder with --example",
             )
     return load(demo.example / "headrace.toml")
-
-
-def _check_out(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / REPORT_FILE).open("a").close()
-    except OSError as error:
-        raise UserError(f"cannot write {out / REPORT_FILE}: {error.strerror}", "name a folder with --out") from None
 
 
 def _labels(demo: Demo) -> Counter[str]:

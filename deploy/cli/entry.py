@@ -6,6 +6,7 @@ code 70, the traceback only with ``--debug`` (or HEADRACE_DEBUG=1).
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -20,6 +21,10 @@ EXIT_USER = 1
 EXIT_INTERNAL = 70
 """sysexits.h EX_SOFTWARE."""
 EXIT_INTERRUPTED = 130
+_OF_FILES = frozenset(
+    (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+)
+"""Errors of files that whoever runs the command can mend."""
 
 app = typer.Typer(
     name="headrace",
@@ -64,29 +69,62 @@ for _group in (
 
 def run(arguments: list[str] | None = None) -> int:
     """The exit code of one command line; everything wrong is told on stderr."""
+    code = _run(arguments)
+    try:
+        sys.stdout.flush()
+    except OSError as error:  # also what was printed long ago: it is buffered
+        _forget_output()
+        return EXIT_USER if isinstance(error, BrokenPipeError) else _tell_of_file(error)
+    return code
+
+
+def _run(arguments: list[str] | None) -> int:
     try:
         app(arguments)
         return 0
     except SystemExit as ended:  # typer's own errors (an unknown flag) are told by then
         return ended.code if isinstance(ended.code, int) else 0
     except UserError as error:
-        _traceback_if_asked()
-        print(f"headrace: {error.message}.\n  {_sentence(error.remedy)}", file=sys.stderr)
-        return EXIT_USER
+        return _tell(error)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # `headrace … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return EXIT_USER
+    except OSError as error:
+        return _tell_of_file(error) if error.errno in _OF_FILES else _tell_of_mistake(error)
     except Exception as error:
-        _traceback_if_asked()
-        text = " ".join(str(error).split()) or "no message"
-        print(
-            f"headrace: a mistake of headrace's own: {type(error).__name__}: {text}.\n"
-            "  Run it again with `headrace --debug …` and report what it shows.",
-            file=sys.stderr,
-        )
-        return EXIT_INTERNAL
+        return _tell_of_mistake(error)
+
+
+def _tell(error: UserError) -> int:
+    _traceback_if_asked()
+    print(f"headrace: {error.message}.\n  {_sentence(error.remedy)}", file=sys.stderr)
+    return EXIT_USER
+
+
+def _tell_of_file(error: OSError) -> int:
+    """A disk that is full or a place that is not ours, where nobody knew better what to say."""
+    if not error.filename:
+        _forget_output()
+    what = f"cannot use {error.filename}" if error.filename else "cannot write the output"
+    return _tell(UserError(f"{what}: {error.strerror}", "make room there, or name another place"))
+
+
+def _tell_of_mistake(error: Exception) -> int:
+    _traceback_if_asked()
+    text = " ".join(str(error).split()) or "no message"
+    print(
+        f"headrace: a mistake of headrace's own: {type(error).__name__}: {text}.\n"
+        "  Run it again with `headrace --debug …` and report what it shows.",
+        file=sys.stderr,
+    )
+    return EXIT_INTERNAL
+
+
+def _forget_output() -> None:
+    """Nobody takes what is left to print: Python must not try again when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _sentence(text: str) -> str:

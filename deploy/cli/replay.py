@@ -66,11 +66,14 @@ def replay_(
         public_key=public_key,
     )
     environment.pin(settings.threads)
+    from deploy import outputs
     from deploy.replay import replay  # after the pins: this loads the numeric libraries
 
+    if out is not None:
+        outputs.require_folder(out.parent, "the folder of the snapshot", "--out")
     done = replay(settings, to, from_earliest)
     if out is not None:
-        out.write_bytes(done.payload)
+        outputs.write_whole(out, done.payload, "--out")
     if json_:
         print(json.dumps(done.as_json(), indent=1))
     else:

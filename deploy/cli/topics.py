@@ -33,9 +33,19 @@ def register(app: typer.Typer) -> None:
 
 
 def project_of(file: Path | None, namespace: str | None, partitions: int | None) -> Project:
-    """The file's project, or one without tasks when there is no file."""
+    """The file's project, or one without tasks when there is no file. Raises UserError where flags contradict it."""
     from deploy import topics
 
+    if file is not None:
+        declared = load(file).namespace
+        for flag, given, says in (
+            ("namespace", namespace, declared.name),
+            ("partitions", partitions, declared.partitions),
+        ):
+            if given is not None and given != says:
+                raise UserError(
+                    f"--{flag} {given}, but {file} says {flag} {says}", f"leave --{flag} away, or change the file"
+                )
     if file is not None or (DEFAULT_FILE.exists() and partitions is None and namespace is None):
         return load(file or DEFAULT_FILE)
     return topics.empty_project(common(namespace=namespace).namespace, partitions or DEFAULT_PARTITIONS)

@@ -15,6 +15,7 @@ from typing import Any
 
 from deploy import broker_training, processes
 from deploy.audit import audit
+from deploy.outputs import require_folder
 from deploy.torture import drain, judge, verdict
 from deploy.torture.faults import Torturer
 from deploy.torture.history import History
@@ -57,9 +58,9 @@ class Torture:
 
 def run(torture: Torture, say: Callable[[str], None]) -> dict[str, Any]:
     """Torture and judge; the report. Raises `UserError` when it could not even begin."""
-    torture.out.mkdir(parents=True, exist_ok=True)
+    require_folder(torture.out, "the folder of history and report", "--out")
     folder = torture.folder or Path(tempfile.mkdtemp(prefix="headrace-torture-"))
-    folder.mkdir(parents=True, exist_ok=True)
+    require_folder(folder, "the folder of state and logs", "--folder")
     history = History(torture.out / HISTORY_FILE, say)
     try:
         reported = _run(torture, folder, history, say)

@@ -60,6 +60,10 @@ def test_a_missing_broker_is_told_with_how_to_start_one() -> None:
         ("java.io.IOException: No space left on device", "is full"),
         ("RuntimeException: Invalid cluster.id in: meta.properties", "another cluster"),
         ("ERROR something else entirely", "something else entirely"),
+        (
+            "x.NoSuchFileException: a/b\n\tat java.base/sun.UnixException.rethrow(X.java)\n\t... 3 more",
+            ": x.NoSuchFile",
+        ),
         ("", "it ended without a word"),
     ],
 )

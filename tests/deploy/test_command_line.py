@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from deploy import outputs
 from deploy.cli.entry import run
+from schemas.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ("apply", "worker", "learn", "up", "ask", "tell", "status", "lint", "audit", "demo")
@@ -148,3 +150,60 @@ def test_what_computes_starts_again_under_the_pins_before_anything_is_loaded(wor
         environment = bare | ({"HEADRACE_THREADS": threads} if threads else {})
         done = subprocess.run([sys.executable, "-c", program, *words], env=environment, capture_output=True, check=True)
         assert done.stdout.decode().split() == [threads or "1", "False", "False"]
+
+
+@pytest.mark.parametrize("flags", [["--namespace", "other"], ["--partitions", "99"]])
+def test_flags_that_contradict_the_file_are_not_passed_over(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(ROOT / "examples" / "support" / "headrace.toml")
+    for command in ("apply", "check"):
+        assert run(["topics", command, file, *flags]) == 1
+        assert f"{flags[0]} {flags[1]}, but {file} says" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["demo", "--headless", "--out", "{}", "--folder", "{}/file/state"], "the folder of state and logs"),
+        (["torture", "--out", "{}/file/report"], "the folder of history and report"),
+        (["torture", "--out", "{}", "--folder", "{}/file/state"], "the folder of state and logs"),
+        (["replay", "--to", "1", "--out", "{}/file/weights"], "the folder of the snapshot"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_told_before_any_work(words: list[str], what: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy", *(word.format(tmp_path) for word in words)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"headrace: cannot write {what} {tmp_path}/file")
+    assert done.stderr.count("\n") == 2
+
+
+def test_an_output_that_takes_no_more_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "deploy", "broker", "start", "--help"],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "headrace: cannot write the output: No space left on device.",
+        "  Make room there, or name another place.",
+    ]
+
+
+def test_a_report_of_an_earlier_run_is_not_left_to_look_like_this_ones(tmp_path: Path) -> None:
+    (tmp_path / "demo-report.json").write_text("{}")
+    outputs.clear(tmp_path, ("demo-report.json", "demo-report.png"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    outputs.write_whole(tmp_path / "weights", b"12", "--out")
+    assert (tmp_path / "weights").read_bytes() == b"12"
+    with pytest.raises(UserError, match="File name too long"):
+        outputs.write_whole(tmp_path / ("n" * 300), b"12", "--out")
+    assert [each.name for each in tmp_path.iterdir()] == ["weights"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -38,6 +39,28 @@ def test_data_and_port_outlive_a_stop_and_a_second_start_of_a_running_broker_is_
         local_broker.stop(tmp_path)
 
 
+def test_a_broker_starts_from_the_folder_that_one_is_in(tmp_path: Path) -> None:
+    """As a newcomer types it: no folder named, so it is a relative one."""
+
+    def headrace(*words: str) -> str:
+        command = [sys.executable, "-m", "deploy", "broker", *words]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    folder = tmp_path / ".headrace" / "broker"
+    try:
+        started = json.loads(headrace("start", "--port", "0", "--json"))
+        assert started["folder"] == str(folder)
+        assert local_broker.answers(started["bootstrap"], {}, 5) == 1
+        assert started["bootstrap"] in headrace("status")
+    finally:
+        assert local_broker.stop(folder)
+
+
 def test_a_secure_broker_takes_only_who_knows_the_password(tmp_path: Path) -> None:
     running = local_broker.start(tmp_path, port=0, secure=True, tied=True)
     try:
@@ -69,7 +92,6 @@ def test_ctrl_c_while_everything_runs_leaves_no_process_behind(tmp_path: Path) -
         env={
             **os.environ,
             "PYTHONPATH": str(ROOT),
-            "HEADRACE_STATE_DIR": str(tmp_path / "state"),
             "OMP_NUM_THREADS": "1",
         },
         cwd=tmp_path,
