@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
 
 def status(
     once: Annotated[bool, typer.Option("--once", help="Print it once and end.")] = False,
+    partitions: Annotated[bool, typer.Option("--partitions", help="Both sums for each partition too.")] = False,
     every: Annotated[float, typer.Option(help="Seconds between looks.", min=0.5)] = 2.0,
     bootstrap: Bootstrap = None,
     namespace: Namespace = None,
@@ -28,7 +29,7 @@ def status(
 
         headrace status
 
-        headrace status --once
+        headrace status --once --partitions
     """
     from rich.console import Console
     from rich.live import Live
@@ -37,9 +38,9 @@ def status(
 
     settings = common(bootstrap, namespace)
     if once:
-        Console().print(table(look(settings)))
+        Console().print(table(look(settings), partitions))
         return
-    with Live(table(look(settings)), refresh_per_second=2) as live, contextlib.suppress(KeyboardInterrupt):
+    with Live(table(look(settings), partitions), refresh_per_second=2) as live, contextlib.suppress(KeyboardInterrupt):
         while True:
             time.sleep(every)
-            live.update(table(look(settings)))
+            live.update(table(look(settings), partitions))
