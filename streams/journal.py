@@ -25,6 +25,7 @@ POLL_S = 0.05
 ROOM_RETRY_S = 0.01
 QUEUE_KIB_MAX = 128 << 10
 
+_TOPIC_GONE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 Delivered = Callable[["WriteError | None", int], None]
 """Called once per record with (None, offset) or (error, -1), in the callback thread."""
 
@@ -174,7 +175,8 @@ class Output:
                 self._producer.purge()  # whoever waits for a record hears of it now
 
     def _failed(self, error: KafkaError, topic: str) -> WriteError:
-        failure = WriteError(f"cannot write to {topic}: {error.str()}", fatal=error.fatal())
+        remedy = " (the topic is gone: headrace topics apply)" if error.code() in _TOPIC_GONE else ""
+        failure = WriteError(f"cannot write to {topic}: {error.str()}{remedy}", fatal=error.fatal())
         if failure.fatal:
             self._failure = failure
         return failure
