@@ -20,6 +20,7 @@ from learner import environment, metrics
 from learner.checkpoint import CheckpointWriter, open_folder
 from learner.consume import Received, TransitionsReader, require_topics
 from learner.definitions import Definitions
+from learner.measure import TaskGauges
 from learner.merge import Alarm
 from learner.namespace import RowLearner, UnknownTask
 from learner.publish import Publisher
@@ -137,6 +138,7 @@ class Loop:
     def _begin(self, restored: Restored, key: Ed25519PrivateKey) -> None:
         settings = self._settings
         self._merge, self._learner = restored.merge, restored.learner
+        self._task_gauges = TaskGauges(self.metrics, self._definitions.find)
         self._reader = TransitionsReader(settings, self._merge.positions())
         self._watch = ManifestWatch(
             settings, self._registry, settings.channel, key.public_key(), restored.published.next_offset
@@ -269,9 +271,7 @@ class Loop:
             gauge("headrace_learner_lag_records", self._reader.lag(partition, offset), partition=partition)
         for bucket, count in self._learner.num_accepted.items():
             gauge("headrace_learner_rows_accepted", count, bucket=bucket)
-        for fingerprint, count in self._learner.num_rows.items():
-            definition = self._definitions.find(bytes.fromhex(fingerprint))
-            gauge("headrace_learner_rows_learnt", count, task=definition.task.name if definition else fingerprint)
+        self._task_gauges.show(self._learner)
         gauge("headrace_learner_rows_unfit", self._learner.num_unfit)
         gauge("headrace_learner_waiting_bytes", self._merge.num_bytes)
         gauge("headrace_learner_unknown_task", float(self._blocked is not None))

@@ -22,6 +22,15 @@ CATALOGUE = (
         ("task",),
     ),
     Metric(
+        "headrace_learner_solves_failed",
+        "gauge",
+        "solves",
+        "Solves of a task's wide head that no ridge made possible; the weights before were kept.",
+        "Must be 0: the task learns no more. Look for a feature without sense in the newest decisions "
+        "(`headrace explain`), apply the task without it, and report the checkpoint.",
+        ("task",),
+    ),
+    Metric(
         "headrace_learner_rows_unfit",
         "gauge",
         "rows",

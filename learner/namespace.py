@@ -54,6 +54,10 @@ class RowLearner(Protocol):
     def num_rows(self) -> int:
         """Rows learnt."""
 
+    @property
+    def num_failed_solves(self) -> int:
+        """Solves that failed; the weights before were kept (learning.md rule 3)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Definition:
@@ -118,6 +122,11 @@ class NamespaceLearner:
     def num_rows(self) -> dict[str, int]:
         """Rows learnt by fingerprint in hex."""
         return {fingerprint.hex(): self._learners[fingerprint].num_rows for fingerprint in sorted(self._learners)}
+
+    @property
+    def num_failed_solves(self) -> dict[str, int]:
+        """Solves that failed, by fingerprint in hex."""
+        return {key.hex(): self._learners[key].num_failed_solves for key in sorted(self._learners)}
 
     def advance(self, merge: Merge) -> Iterator[Snapshot]:
         """Learn all complete buckets and yield a snapshot at every cut; between two items the state is consistent.

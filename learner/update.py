@@ -70,8 +70,11 @@ class TaskLearner:
 
     @property
     def num_failed_solves(self) -> int:
-        """Solves for which no rung of the ladder was finite; the weights before were kept (rule 3). An alarm."""
-        return self._wide.num_failed
+        """Solves for which no rung of the ladder was finite; the weights before were kept (rule 3). An alarm.
+
+        Those of steps since the heads were new, those made for a snapshot alone since this object was made.
+        """
+        return self._wide.num_failed + self._wide.num_failed_for_snapshots
 
     def learn(self, rows: TransitionBlock) -> None:
         """Learn joined and defaulted rows, in accepted order. Rows in which nothing was chosen are passed over.

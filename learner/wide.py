@@ -60,6 +60,9 @@ class WideHeads:
         self._seen = 0.0
         self._next_solve = FIRST_SOLVE
         self.num_failed = 0
+        """Solves of head and twin for which no rung of the ladder was finite."""
+        self.num_failed_for_snapshots = 0
+        """The same of those made for a snapshot alone. Not in the state: how many are taken decides nothing."""
 
     @property
     def scalings(self) -> tuple[Scaling, Scaling]:
@@ -139,7 +142,7 @@ class WideHeads:
         return int(twin.moments.n)
 
     def weights(self, pending: Chosen) -> dict[str, npt.NDArray[Any]]:
-        """Arrays as published, with the rows of the unfinished step in. Changes nothing."""
+        """Arrays as published, with the rows of the unfinished step in. Changes nothing of the state."""
         scalings, moments = self._scalings, self._wide.moments
         weights = self._wide.weights
         if self._seen < NUM_ROWS_FREEZE:
@@ -154,6 +157,7 @@ class WideHeads:
             if solution is not None:
                 weights = solution.weights
             else:
+                self.num_failed_for_snapshots += 1
                 scalings = self._scalings
         return self._published(weights, scalings)
 

@@ -77,6 +77,10 @@ class ActionMeans:
     def num_rows(self) -> int:
         return int(self._sums[0].sum())
 
+    @property
+    def num_failed_solves(self) -> int:
+        return 0
+
 
 def project(namespace: str, partitions: int) -> Project:
     """One task with three actions and one number."""

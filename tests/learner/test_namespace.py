@@ -69,6 +69,10 @@ class OrderedSum:
     def num_rows(self) -> int:
         return int(self._state[0])
 
+    @property
+    def num_failed_solves(self) -> int:
+        return 0
+
 
 @pytest.fixture(autouse=True)
 def _no_probes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from learner import second_order
 from learner.policy import network
 from learner.update import TaskLearner
 from schemas.blocks import TransitionBlock
@@ -89,6 +90,31 @@ def test_an_always_zero_column_is_no_harm() -> None:
     assert learner.num_failed_solves == 0
     assert finite(weights)
     assert weights["x_scale"][2] == 0.0
+
+
+def test_a_solve_that_fails_on_every_rung_keeps_the_weights_and_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = dense_task(4, learner="deep = false")
+    rows = dense_rows(task, 1_536, seed=44)
+    learner = learnt(task, rows.rows(0, 512))
+    before = learner.state()
+    monkeypatch.setattr(second_order, "LADDER", ())
+
+    learner.learn(rows.rows(512, 1_536))
+
+    after = learner.state()
+    assert learner.num_failed_solves == 2 * 4, "head and twin, at each of four steps"
+    for head in ("wide.wide_weights", "wide.twin_weights", "wide.wide_ridges", "wide.twin_ridges"):
+        assert after[head].tobytes() == before[head].tobytes(), head
+    assert after["wide.wide_sums"][2] == 1_536, "what was learnt is not lost"
+    published = learner.weights()
+    assert finite(published)
+    assert published["wide"].ravel().tobytes() == before["wide.wide_weights"].tobytes()
+    assert learner.num_failed_solves == 2 * 4 + 1, "the snapshot's own"
+    same(learner.state(), after)
+
+    monkeypatch.undo()
+    learner.learn(dense_rows(task, 256, seed=45))
+    assert learner.state()["wide.wide_weights"].tobytes() != before["wide.wide_weights"].tobytes()
 
 
 def test_a_column_that_varies_late_is_learnt_then() -> None:
