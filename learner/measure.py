@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class TaskGauges:
-    """Per task: rows learnt, solves that failed. Remembers which tasks it has complained of."""
+    """Per task: rows learnt, rewards clipped, solves that failed. Remembers which tasks it has complained of."""
 
     def __init__(self, metrics: Metrics, find: Find) -> None:
         """`find` looks a fingerprint up in the `tasks` topic, for the task's name."""
@@ -25,6 +25,8 @@ class TaskGauges:
         """Set all gauges; one line to the log for each task whose solves fail for the first time."""
         for fingerprint, count in learner.num_rows.items():
             self._metrics.set("headrace_learner_rows_learnt", count, task=self._name(fingerprint))
+        for fingerprint, count in learner.num_clipped.items():
+            self._metrics.set("headrace_learner_rewards_clipped", count, task=self._name(fingerprint))
         for fingerprint, count in learner.num_failed_solves.items():
             self._metrics.set("headrace_learner_solves_failed", count, task=self._name(fingerprint))
             if count and fingerprint not in self._complained:

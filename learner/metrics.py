@@ -22,6 +22,15 @@ CATALOGUE = (
         ("task",),
     ),
     Metric(
+        "headrace_learner_rewards_clipped",
+        "gauge",
+        "rows",
+        "Rows learnt per task whose reward lay outside reward.min and reward.max and was clipped there.",
+        "Now and then: none needed. Many of headrace_learner_rows_learnt: widen the bounds, or see what an outcome's "
+        "value means; what lies beyond a bound is learnt as the bound.",
+        ("task",),
+    ),
+    Metric(
         "headrace_learner_solves_failed",
         "gauge",
         "solves",

@@ -24,7 +24,7 @@ from learner.merge import Cut, Merge, Position
 from learner.policy import probes
 from learner.policy.probes import ProbeInputs
 from schemas import weights as tensors
-from schemas.blocks import TransitionBlock
+from schemas.blocks import FLAG_CLIPPED, TransitionBlock
 from schemas.decision_columns import FeatureColumns
 from schemas.records import ChainPosition, SnapshotManifest, TrainedPosition
 from schemas.task import Task
@@ -117,11 +117,18 @@ class NamespaceLearner:
         """Rows taken from the merge so far, by decision bucket."""
         self.num_unfit = 0
         """Rows that did not fit their task's definition."""
+        self._clipped: dict[bytes, int] = {}
+        """Rows learnt whose reward the join clipped, by fingerprint."""
 
     @property
     def num_rows(self) -> dict[str, int]:
         """Rows learnt by fingerprint in hex."""
         return {fingerprint.hex(): self._learners[fingerprint].num_rows for fingerprint in sorted(self._learners)}
+
+    @property
+    def num_clipped(self) -> dict[str, int]:
+        """Rows learnt whose reward was clipped to the task's bounds, by fingerprint in hex (learning.md rule 6)."""
+        return {fingerprint.hex(): self._clipped[fingerprint] for fingerprint in sorted(self._clipped)}
 
     @property
     def num_failed_solves(self) -> dict[str, int]:
@@ -171,6 +178,8 @@ class NamespaceLearner:
                 self._learners[fingerprint] = self._make(definition.task)
                 self._tasks[fingerprint] = definition.task
             self._learners[fingerprint].learn(rows)
+            num_clipped = int(np.count_nonzero(rows.flags & FLAG_CLIPPED))
+            self._clipped[fingerprint] = self._clipped.get(fingerprint, 0) + num_clipped
             self._probes[fingerprint] = probes.newest(rows.columns, self._probes.get(fingerprint))
             learnt = True
         return learnt
@@ -187,6 +196,7 @@ class NamespaceLearner:
             definition = self._find(fingerprint)
             if definition is not None and self._is_gone(definition, end_ms):
                 del self._learners[fingerprint], self._tasks[fingerprint], self._probes[fingerprint]
+                del self._clipped[fingerprint]
         weights = {fingerprint: self._learners[fingerprint].weights() for fingerprint in sorted(self._learners)}
         payload = tensors.pack(
             {f"{key.hex()}/{name}": array for key, arrays in weights.items() for name, array in arrays.items()}, {}
@@ -227,6 +237,7 @@ class NamespaceLearner:
             "due_ms": self._due_ms,
             "num_accepted": dict(self.num_accepted),
             "num_unfit": self.num_unfit,
+            "num_clipped": self.num_clipped,
             "tasks": sorted(fingerprint.hex() for fingerprint in self._learners),
         }
         return arrays, values
@@ -249,6 +260,7 @@ class NamespaceLearner:
             columns = by_prefix[f"probe/{prefix}"]
             features = FeatureColumns(**{name: columns[name] for name in probes.COLUMNS})
             self._probes[fingerprint] = ProbeInputs(features, columns["allowed"] != 0)
+            self._clipped[fingerprint] = values.get("num_clipped", {}).get(prefix, 0)  # not in early checkpoints
         self.cut = CutState(**values["cut"])
         self._due_ms = values["due_ms"]
         self.num_accepted, self.num_unfit = dict(values["num_accepted"]), values["num_unfit"]

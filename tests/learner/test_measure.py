@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from learner import metrics, second_order
@@ -12,6 +14,7 @@ from learner.measure import TaskGauges
 from learner.merge import Merge
 from learner.namespace import Definition, NamespaceLearner
 from learner.update import TaskLearner
+from schemas.blocks import FLAG_CLIPPED
 from schemas.telemetry import Metrics
 from tests.learner.test_namespace import ONE, TASKS, TWO
 from tests.learner.transition_rows import block, progress
@@ -30,11 +33,12 @@ class Namespace:
         self._num_rows = 0
         self._last: dict[bytes, int] = {}
 
-    def learn(self, num_rows: int, fingerprint: bytes) -> None:
+    def learn(self, num_rows: int, fingerprint: bytes, flags: int = 0) -> None:
         first, self._num_rows = self._num_rows, self._num_rows + num_rows
         now_ms = 1_000 * (1 + first)
         positions, prev = list(range(first, self._num_rows)), self._last.get(fingerprint, -1)
         rows = block(positions, [now_ms] * num_rows, prev=prev, fingerprint=fingerprint)
+        rows = replace(rows, flags=np.full(num_rows, flags, np.uint8))
         self._last[fingerprint] = positions[-1]
         for record in (rows, progress(0, now_ms + 600, self._last)):
             assert self.merge.offer(0, self.merge.next_offsets[0], record, 10) is None
@@ -43,6 +47,14 @@ class Namespace:
 
 def shown(metrics: Metrics, name: str) -> dict[str, float]:
     return {task.name: metrics.value(name, task=task.name) for task in TASKS}
+
+
+def test_clipped_rewards_are_a_metric_of_their_task() -> None:
+    namespace, made = Namespace(), metrics.make()
+    namespace.learn(3, ONE, flags=FLAG_CLIPPED)
+    namespace.learn(4, TWO)
+    TaskGauges(made, KNOWN.get).show(namespace.learner)
+    assert shown(made, "headrace_learner_rewards_clipped") == {"one": 3, "two": 0}
 
 
 def test_solves_that_fail_move_their_metric_and_are_told_once_per_task(

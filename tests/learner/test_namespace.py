@@ -179,6 +179,40 @@ def test_rows_that_do_not_fit_their_definition_are_counted_and_spoil_no_other() 
     assert learner.num_unfit == 3
 
 
+def clipped(rows: TransitionBlock, *flags: int) -> TransitionBlock:
+    return replace(rows, flags=np.array(flags, np.uint8))
+
+
+def test_clipped_rewards_are_counted_per_task_also_after_a_restart_while_its_heads_live() -> None:
+    merge = Merge(1, 100)
+    gone_ms = 5000 + 1000 + RETIRE_GRACE_MS
+    learner = learner_of(merge, definitions(one=5000))
+    offered(
+        merge,
+        clipped(block([1, 2, 3], [10, 20, 30], fingerprint=ONE, buckets=[0, 1, 3]), 2, 3, 2),
+        clipped(block([4, 5], [15, 25], fingerprint=TWO), 1, 0),
+        progress(0, 2000, {ONE: 3, TWO: 5}),
+    )
+    assert list(learner.advance(merge))
+    assert learner.num_clipped == {ONE.hex(): 2, TWO.hex(): 0}, "rows that are learnt, whatever else is flagged"
+
+    again = learner_of(merge, definitions(one=5000))
+    again.load_state(*learner.state())
+    offered(
+        merge,
+        clipped(block([6, 7], [2100, gone_ms + 500], prev=5, fingerprint=TWO), 2, 2),
+        progress(0, gone_ms + 10_000, {ONE: 3, TWO: 7}),
+    )
+    assert list(again.advance(merge))
+    assert again.num_clipped == {TWO.hex(): 2}
+
+    arrays, values = learner.state()
+    del values["num_clipped"]  # a checkpoint of a version that did not count them
+    older = learner_of(merge)
+    older.load_state(arrays, values)
+    assert older.num_clipped == {ONE.hex(): 0, TWO.hex(): 0}
+
+
 def records_of(random: Random) -> list[list[TransitionBlock | Progress]]:
     """Three partitions of made-up log, two tasks, a few hundred rows over some seconds of log time."""
     partitions: list[list[TransitionBlock | Progress]] = []
