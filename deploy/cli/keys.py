@@ -29,7 +29,7 @@ def create(
 
         headrace keys create --folder /etc/headrace
 
-        export HEADRACE_PUBLIC_KEY=/etc/headrace/public.pem
+        export HEADRACE_PUBLIC_KEY=/etc/headrace/headrace.public.pem
     """
     made = make(folder)
     print("\n".join(f"{name}  {path}" for name, path in made.items()))

@@ -33,6 +33,19 @@ def test_every_command_explains_itself_with_an_example(command: str, capsys: pyt
     assert f"headrace {command}" in shown or f"| headrace {command}" in shown
 
 
+def test_the_key_file_that_the_example_names_is_the_one_that_is_made(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run(["keys", "create", "--help"]) == 0
+    named = {word.strip("│ ") for word in capsys.readouterr().out.split() if ".pem" in word}
+
+    assert run(["keys", "create", "--folder", str(tmp_path / "keys")]) == 0
+
+    made = {path.name for path in (tmp_path / "keys").iterdir()}
+    assert {Path(word.partition("=")[2]).name for word in named} == {"headrace.public.pem"}
+    assert "headrace.public.pem" in made
+
+
 @pytest.mark.parametrize("group", ["broker", "topics", "keys"])
 def test_a_group_without_a_command_shows_what_there_is(group: str, capsys: pytest.CaptureFixture[str]) -> None:
     run([group])
