@@ -48,7 +48,8 @@ SKEW_MS_MAX = 1_000
 SKEW_ROUNDS = 20
 """Ticks in a row: one late tick on a busy machine is not a wrong clock."""
 UNREAD_FACTOR = 6
-"""A block that read-back has not reached at all may take this many times longer than one it has passed."""
+"""A block that read-back has not reached at all may take this many times longer than one it has passed: a
+slow read-back is not a lost block (docs/decisions, 22)."""
 BREATH_RECORDS = 100
 """The event loop has other things to do now and then: ticks, acks, the probes."""
 

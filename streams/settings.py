@@ -17,7 +17,10 @@ class WorkerSettings(CommonSettings):
     )
     decode_in_place: bool = Field(True, description="Decode Kafka record batches without a Python object per record.")
     heal_after_ms: int = Field(
-        5_000, ge=500, description="A transition block acked but not read back for so long restarts its partition."
+        5_000,
+        ge=500,
+        description="A transition block acked so long ago and not accepted restarts its partition, once read-back has "
+        "passed its offset; one that read-back has not reached has six times as long (docs/decisions, 22).",
     )
     open_decisions_max: int = Field(
         1_000_000,

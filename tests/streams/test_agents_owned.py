@@ -20,7 +20,7 @@ from schemas.records import Progress
 from schemas.registry import FileRegistry
 from schemas.settings import load_settings
 from schemas.task import TaskTable
-from streams.agents_owned import OwnedPartition
+from streams.agents_owned import UNREAD_FACTOR, OwnedPartition
 from streams.agents_ports import Ports, State
 from streams.journal import WriteError
 from streams.metrics import worker_metrics
@@ -190,6 +190,34 @@ def test_a_lost_block_is_healed_though_it_was_acked(monkeypatch: pytest.MonkeyPa
         await bench.owned.fold(bench.fetch(0))
         assert accepted_rows(bench.output.log) == 3
 
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("has_passed", "factor"), [(True, 1), (False, UNREAD_FACTOR)])
+def test_a_block_that_read_back_has_not_reached_has_six_times_as_long(
+    has_passed: bool, factor: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        bench = Bench(heal_after_ms=500)
+        bench.begin()
+        await bench.owned.fold(bench.append(1000, decisions(ids(3)), Tick()))
+        bench.output.lose = {1}
+        await bench.owned.fold(bench.append(9000, Tick()))
+        await asyncio.sleep(0)
+        assert len(bench.written(TransitionBlock)) == 0
+        if has_passed:
+            bench.output.log.append(bench.output.log[0])  # anybody's record behind where it was acked
+            bench.read_back()
+        import streams.agents_owned as module
+
+        now_s = module.time.monotonic()
+        monkeypatch.setattr(module.time, "monotonic", lambda: now_s + factor * 0.5 - 0.1)
+        assert not bench.owned.needs_healing()
+        monkeypatch.setattr(module.time, "monotonic", lambda: now_s + factor * 0.5 + 0.1)
+        assert bench.owned.needs_healing()
+        assert bench.restarts == []
+
+    assert UNREAD_FACTOR == 6, "the setting's description says six"
     asyncio.run(run())
 
 
