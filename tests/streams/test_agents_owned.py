@@ -20,7 +20,7 @@ from schemas.records import Progress
 from schemas.registry import FileRegistry
 from schemas.settings import load_settings
 from schemas.task import TaskTable
-from streams.agents_owned import UNREAD_FACTOR, OwnedPartition
+from streams.agents_owned import SKEW_MS_MAX, SKEW_ROUNDS, UNREAD_FACTOR, OwnedPartition
 from streams.agents_ports import Ports, State
 from streams.journal import WriteError
 from streams.metrics import worker_metrics
@@ -63,6 +63,7 @@ class Bench:
         self.restarts: list[str] = []
         self.metrics = worker_metrics()
         self.letters: list[tuple[Any, ...]] = []
+        self.clock_ms = 0
         ports: Any = Ports(
             settings=load_settings(WorkerSettings, namespace="unit", **settings),
             registry=REGISTRY,
@@ -71,7 +72,7 @@ class Bench:
             dead_letters=SimpleNamespace(write=self._letter),  # type: ignore[arg-type]  # a fake
             metrics=self.metrics,
             restart=lambda partition, cause: self.restarts.append(cause),
-            now_ms=lambda: 0,
+            now_ms=lambda: self.clock_ms,
             tick_ms=100,
         )
         self.owned = OwnedPartition(0, ports)
@@ -328,6 +329,42 @@ def test_python_calls_per_block_do_not_grow_with_its_rows() -> None:
     calls(4)
     small, large = calls(64), calls(2048)
     assert large - small < 0.1 * (2048 - 64), "only buffers that double with the rows may add calls"
+
+
+def test_a_wrong_clock_is_told_once_it_was_wrong_for_twenty_ticks_in_a_row(caplog: pytest.LogCaptureFixture) -> None:
+    async def tick(bench: Bench, now_ms: int, skew_ms: int, unread: int = 0) -> float:
+        """One tick folded as our clock shows `now_ms`, looked at; returns the gauge."""
+        bench.clock_ms = now_ms
+        assert await bench.owned.fold(bench.append(now_ms + skew_ms, Tick()))
+        bench.owned.show(len(bench.journal) + unread)
+        return bench.metrics.value("headrace_join_clock_skew_ms", partition=0)
+
+    async def run() -> None:
+        bench, wrong = Bench(), SKEW_MS_MAX + 1
+        bench.begin()
+        times = iter(range(100_000, 10**9, 250))
+
+        for _ in range(SKEW_ROUNDS - 1):
+            assert await tick(bench, next(times), wrong) == wrong
+        assert await tick(bench, next(times), SKEW_MS_MAX) == SKEW_MS_MAX, "within a second is right"
+        for _ in range(SKEW_ROUNDS - 1):
+            assert await tick(bench, next(times), -wrong) == -wrong
+        await tick(bench, next(times), -3_600_000, unread=1)  # reading the past: no word about the clock
+        assert caplog.messages == []
+
+        assert await tick(bench, next(times), -wrong) == -wrong
+        (told,) = caplog.messages
+        assert told.startswith(f"unit.journal[0]: the broker's clock and ours differ by {-wrong} ms: set up NTP")
+        for _ in range(2 * SKEW_ROUNDS):
+            await tick(bench, next(times), -wrong)
+        assert len(caplog.messages) == 1, "and not again while it stays wrong"
+
+        await tick(bench, next(times), 0)
+        for _ in range(SKEW_ROUNDS):
+            await tick(bench, next(times), wrong)
+        assert len(caplog.messages) == 2
+
+    asyncio.run(run())
 
 
 def test_a_record_batch_that_nobody_can_read_is_one_dead_letter_and_the_fold_goes_on_behind_it() -> None:
