@@ -61,6 +61,8 @@ _FASTAVRO_ERRORS = (
 NUM_HEADER = 5
 """Bytes before the first field: magic byte and schema id (Confluent's wire format)."""
 _OPEN_BRACE = 0x7B
+_FORMAT_OF = {0x00: "avro", _OPEN_BRACE: "json", ord("["): "json"}
+"""What someone else's message is, by its first byte."""
 
 
 def encode(record: Message, registry: Registry, limits: Limits = LIMITS) -> bytes:
@@ -193,13 +195,17 @@ def decode_outcome(payload: Payload, registry: Registry, limits: Limits = LIMITS
     return cast(Outcome, decode(view, registry, limits, Outcome))
 
 
-def decode_foreign(payload: Payload, registry: Registry, limits: Limits = LIMITS) -> Any:
+def decode_foreign(payload: Payload, registry: Registry, limits: Limits = LIMITS, expect: str | None = None) -> Any:
     """A message of someone else's topic as plain Python values: JSON, or Avro of any schema the registry has.
 
-    Numbers may be NaN or infinite here: only the field that is mapped must be finite. Raises as `decode` does.
+    `expect` names the format that must stand here, "json" or "avro"; the first byte says which one does. Numbers may
+    be NaN or infinite here: only the field that is mapped must be finite. Raises as `decode` does, and wrong-format.
     """
     view = view_of(payload)
-    if len(view) and view[0] in b"{[":
+    found = _FORMAT_OF.get(int(view[0])) if len(view) else None
+    if expect is not None and found not in (None, expect):
+        raise BadRecord("wrong-format", f'the record is {found}, its source declares format = "{expect}"')
+    if found == "json":
         return parse_json(view, limits)
     if len(view) > limits.message_bytes_max:
         raise too_large(len(view), limits)

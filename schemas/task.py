@@ -144,7 +144,7 @@ class Source:
 
     topic: str
     format: str
-    """json or avro (Confluent wire format)."""
+    """json or avro (Confluent wire format); a record of the other one is a dead letter, `wrong-format`."""
     canonical: str
     subject: FieldRule
     type: FieldRule

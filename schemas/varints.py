@@ -43,6 +43,7 @@ REASONS: tuple[tuple[str, str], ...] = (
     ("empty-block", "the block has no rows"),
     ("bad-columns", "the columns do not fit together"),
     ("bad-row", "a row that is learnt from holds unusable numbers"),
+    ("wrong-format", "the record is JSON where its source declares Avro, or Avro where it declares JSON"),
 )
 """(code, sentence) of everything that makes a record unusable; the index is the code in numba."""
 
@@ -73,6 +74,7 @@ REASONS: tuple[tuple[str, str], ...] = (
     EMPTY_BLOCK,
     BAD_COLUMNS,
     BAD_ROW,
+    WRONG_FORMAT,
 ) = range(len(REASONS))
 
 

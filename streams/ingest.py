@@ -68,9 +68,9 @@ def ingest(batch: RecordBatch, mapping: SourceMapping | None, registry: Registry
         one_by_one = np.flatnonzero(~columns.ok)  # JSON, other schemas, and refused ones: those for the exact detail
         decode: Callable[[memoryview | bytes], Outcome | None] = lambda value: decode_outcome(value, registry)  # noqa: E731
     else:
-        columns = _no_columns(len(batch), batch.buffer)
+        columns, form = _no_columns(len(batch), batch.buffer), mapping.source.format
         one_by_one = np.arange(len(batch))
-        decode = lambda value: mapping.outcome(decode_foreign(value, registry))  # noqa: E731
+        decode = lambda value: mapping.outcome(decode_foreign(value, registry, expect=form))  # noqa: E731
     outcomes: list[tuple[int, Outcome]] = []
     num_passed_over = 0
     for index in one_by_one.tolist():

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
+from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
 
+import fastavro
 import numpy as np
 import pytest
+from confluent_kafka.schema_registry import Schema
 
 from schemas.blocks import OutcomeBlock
 from schemas.codec import BadRecord, decode, decode_outcome, encode
 from schemas.keys import action_key, decision_key, outcome_key, partition_of, source_outcome_key, subject_key
 from schemas.records import DecisionRequest, Outcome
-from schemas.registry import FileRegistry
+from schemas.registry import ConfluentRegistry, FileRegistry, Registry, RegistryUnavailable
 from schemas.task import parse
 from streams.ingest import BLOCK_BYTES_MAX, Ingested, ingest
 from streams.ingest_fields import SourceMapping
@@ -34,9 +38,9 @@ def native(values: Sequence[bytes | None]) -> Ingested:
     return ingest(batch_of(values), None, REGISTRY, NUM_PARTITIONS)
 
 
-def mapped(values: Sequence[bytes | None], source: str) -> Ingested:
+def mapped(values: Sequence[bytes | None], source: str, registry: Registry = REGISTRY) -> Ingested:
     text = f'[namespace]\nname = "shop"\n[[sources]]\ntopic = "{TOPIC}"\n{source}'
-    return ingest(batch_of(values), SourceMapping(parse(text).sources[0]), REGISTRY, NUM_PARTITIONS)
+    return ingest(batch_of(values), SourceMapping(parse(text).sources[0]), registry, NUM_PARTITIONS)
 
 
 def rows_of(found: Ingested) -> dict[int, dict[str, Any]]:
@@ -175,6 +179,88 @@ def test_a_foreign_order_topic_becomes_outcomes_by_field_paths() -> None:
     rows = rows_of(found)
     assert rows[100] == expected_row(Outcome("7", "order", 9.5, "n-1"), 100)
     assert rows[104] == expected_row(Outcome("7", "order", 3.0, "12"), 104)
+
+
+ORDER_SCHEMA = {
+    "type": "record",
+    "name": "Order",
+    "namespace": "shop",
+    "fields": [
+        {
+            "name": "customer",
+            "type": {"type": "record", "name": "Customer", "fields": [{"name": "id", "type": "long"}]},
+        },
+        {"name": "total", "type": {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2}},
+        {"name": "number", "type": ["null", "string"]},
+        {"name": "status", "type": {"type": "enum", "name": "Status", "symbols": ["open", "paid"]}},
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+    ],
+}
+
+
+class Shop:
+    """A shop whose orders are Avro with a schema of its own, in a registry."""
+
+    def __init__(self) -> None:
+        self.registry = ConfluentRegistry("mock://shop")
+        self.schema = fastavro.parse_schema(ORDER_SCHEMA, named_schemas={})
+        text = Schema(json.dumps(ORDER_SCHEMA), "AVRO")
+        self.schema_id = self.registry.client.register_schema("shop.events-value", text)
+
+    def order(self, **fields: Any) -> bytes:
+        order = {"customer": {"id": 7}, "total": Decimal("9.50"), "number": "n-1", "status": "paid", "at": 1_700}
+        body = io.BytesIO()
+        fastavro.schemaless_writer(body, self.schema, order | fields)
+        return b"\0" + self.schema_id.to_bytes(4, "big") + body.getvalue()
+
+
+def test_a_foreign_topic_in_avro_becomes_outcomes_by_the_schema_of_its_registry() -> None:
+    shop = Shop()
+    values = [
+        shop.order(),
+        shop.order(status="open"),
+        shop.order(customer={"id": 8}, total=Decimal("-3.25"), number=None, at=1_800),
+        shop.order()[:-1],
+        b"\0\x7f\xff\xff\xff" + shop.order()[5:],
+        encode(OUTCOMES[0], FileRegistry()),
+        shop.order(number="n-2"),
+    ]
+    found = mapped(values, 'format = "avro"' + ORDERS, shop.registry)
+    assert [(refused.index, refused.reason) for refused in found.refused] == [
+        (3, "truncated"), (4, "unknown-schema"), (5, "unknown-schema"),
+    ]  # fmt: skip
+    assert found.num_passed_over == 1
+    assert rows_of(found) == {
+        100: expected_row(Outcome("7", "order", 9.5, "n-1", time_ms=1_700), 100),
+        104: expected_row(Outcome("8", "order", -3.25, None, time_ms=1_800), 104),
+        112: expected_row(Outcome("7", "order", 9.5, "n-2", time_ms=1_700), 112),
+    }
+
+
+def test_a_foreign_topic_waits_when_its_registry_is_away() -> None:
+    away = ConfluentRegistry("http://127.0.0.1:9", {"max.retries": 0})  # the discard port: nobody listens
+    with pytest.raises(RegistryUnavailable):
+        mapped([Shop().order()], 'format = "avro"' + ORDERS, away)
+
+
+@pytest.mark.parametrize(
+    ("declared", "detail"),
+    [
+        ("", 'the record is avro, its source declares format = "json"'),
+        ('format = "json"', 'the record is avro, its source declares format = "json"'),
+        ('format = "avro"', 'the record is json, its source declares format = "avro"'),
+    ],
+)
+def test_a_record_of_another_format_than_declared_is_refused_whatever_it_holds(declared: str, detail: str) -> None:
+    shop = Shop()
+    right, wrong = (shop.order(), order()) if "avro" in declared else (order(), shop.order())
+    values = [right, wrong, wrong[:6], b"status=paid", None]
+    found = mapped(values, declared + ORDERS, shop.registry)
+    assert [(refused.index, refused.reason) for refused in found.refused] == [
+        (1, "wrong-format"), (2, "wrong-format"), (3, "bad-magic"), (4, "empty"),
+    ]  # fmt: skip
+    assert found.refused[0].detail == detail
+    assert rows_of(found).keys() == {100}
 
 
 def test_a_flag_may_be_the_value_and_the_type_may_come_from_the_event() -> None:
