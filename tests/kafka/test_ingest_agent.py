@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import fastavro
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from deploy.applying import apply
 from schemas.blocks import OutcomeBlock
 from schemas.codec import encode
+from schemas.compatibility import released
 from schemas.keys import partition_of
 from schemas.records import Outcome
 from schemas.settings import CommonSettings
 from schemas.topics import topic
 from tests.kafka.workers import REGISTRY, WorkerProcess, producer, project, read_all, set_up, until, worker
+from tests.schemas.http_registry import HttpRegistry
 
 PARTITIONS = 4
 STOP_S = 5.0
@@ -155,6 +159,56 @@ def test_a_foreign_topic_of_any_partition_count_is_mapped_also_when_it_is_applie
         (letter,) = [each[3] for each in read_all(settings, "dead-letters", 1)]
         assert (letter.topic, letter.reason) == (orders, "bad-magic")
         assert ingest.metric("headrace_ingest_passed_over_total") == 50
+
+
+ORDER = {
+    "type": "record",
+    "name": "Order",
+    "namespace": "shop",
+    "fields": [
+        {
+            "name": "customer",
+            "type": {"type": "record", "name": "Customer", "fields": [{"name": "id", "type": "string"}]},
+        },
+        {"name": "total", "type": "double"},
+        {"name": "number", "type": "long"},
+        {"name": "status", "type": "string"},
+    ],
+}
+
+
+def test_a_foreign_topic_in_avro_is_mapped_by_the_schema_of_its_registry(
+    broker: str, namespace: str, tmp_path: Path
+) -> None:
+    orders = f"{namespace}-shop.orders"
+    admin = AdminClient({"bootstrap.servers": broker})
+    admin.create_topics([NewTopic(orders, 3, 1)])[orders].result(10)
+    source = ORDERS.format(topic=orders).replace('format = "json"', 'format = "avro"')
+    settings = set_up(broker, project(namespace, PARTITIONS, more=source))
+    schema = fastavro.parse_schema(ORDER, named_schemas={})
+
+    def avro(schema_id: int, number: int) -> bytes:
+        fields = {"customer": {"id": f"c{number}"}, "total": 0.5 * number, "number": number}
+        body = io.BytesIO()
+        fastavro.schemaless_writer(body, schema, {**fields, "status": "paid" if number % 2 else "open"})
+        return b"\0" + schema_id.to_bytes(4, "big") + body.getvalue()
+
+    with HttpRegistry() as registry:
+        for version in released():  # what `headrace apply` wrote by the file
+            registry.register(version.schema)
+        theirs = registry.register(ORDER)
+        stray = [b'{"customer": {"id": "c1"}, "total": 1, "number": 1, "status": "paid"}', avro(9_999, 1)]
+        with worker("ingest", settings, tmp_path, schema_registry_url=registry.url) as ingest:
+            send(settings, [*(avro(theirs, number) for number in range(100)), *stray], orders)
+            until(lambda: len(journal_rows(settings)) == 50, 60, ingest.said)
+            letters = [each[3] for each in read_all(settings, "dead-letters", 2)]
+            assert sorted(letter.reason for letter in letters) == ["unknown-schema", "wrong-format"]
+            assert ingest.metric("headrace_ingest_passed_over_total") == 50
+    found = {}
+    for _, _, _, block in read_all(settings, "journal"):
+        for subject, outcome_id, value in zip(block.subjects, block.outcome_ids, block.values.tolist(), strict=True):
+            found[subject] = (outcome_id, value)
+    assert found == {f"c{number}": (str(number), 0.5 * number) for number in range(1, 100, 2)}
 
 
 def test_a_worker_that_begins_anew_with_other_sources_is_not_ended_for_having_stopped(
