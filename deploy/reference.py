@@ -25,6 +25,8 @@ from streams.decider_settings import DeciderSettings
 from streams.metrics import CATALOGUE as WORKER_METRICS
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference.md"
+CATALOGUES = {"workers": WORKER_METRICS, "learner": LEARNER_METRICS}
+"""Of every process that counts: one name means one thing, whoever shows it."""
 HEAD = """# Reference
 
 Generated from the code by `make docs`; `make check` fails when it is out of date.
@@ -80,8 +82,8 @@ def settings(kind: type[BaseSettings]) -> str:
 def metrics(catalogue: Iterable[Metric]) -> str:
     """A catalogue of metrics."""
     return table(
-        ("metric", "kind", "unit", "meaning", "what to do"),
-        ((f"`{m.name}`", m.kind, m.unit, m.meaning, m.remedy) for m in catalogue),
+        ("metric", "kind", "unit", "labels", "meaning", "what to do"),
+        ((f"`{m.name}`", m.kind, m.unit, ", ".join(m.labels), m.meaning, m.remedy) for m in catalogue),
     )
 
 
@@ -138,10 +140,7 @@ def page() -> str:
             settings(DeciderSettings),
             "## Settings of the learner\n",
             settings(LearnerSettings),
-            "## Metrics of the workers\n",
-            metrics(WORKER_METRICS),
-            "## Metrics of the learner\n",
-            metrics(LEARNER_METRICS),
+            *(f"## Metrics of the {who}\n\n{metrics(catalogue)}" for who, catalogue in CATALOGUES.items()),
             "## Reasons of a decision\n",
             table(("reason", "meaning"), ((f"`{r.label}`", _meaning(Reason, r.name)) for r in Reason)),
             "## Reasons of a dead letter\n",

@@ -162,11 +162,3 @@ def _handler(metrics: Metrics, checks: dict[str, Check]) -> type[BaseHTTPRequest
             """Scrapes are not news."""
 
     return Handler
-
-
-def markdown(catalogue: Iterable[Metric]) -> str:
-    """The catalogue as a Markdown table, for the reference page."""
-    rows = [
-        f"| `{m.name}` | {m.kind} | {m.unit} | {', '.join(m.labels)} | {m.meaning} | {m.remedy} |" for m in catalogue
-    ]
-    return "\n".join(["| metric | kind | unit | labels | meaning | what to do |", "|---|---|---|---|---|---|", *rows])

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 import pytest
 
 from schemas.errors import UserError
-from schemas.telemetry import Metric, Metrics, MetricsServer, markdown
+from schemas.telemetry import Metric, Metrics, MetricsServer
 from streams.health import BEATS_LATE_S_MAX, Health
-from streams.metrics import CATALOGUE, worker_metrics
+from streams.metrics import worker_metrics
 
 
 class Clock:
@@ -113,15 +113,6 @@ def test_a_taken_metrics_port_is_one_clear_sentence() -> None:
         served(health, metrics, server.port),
     ):
         pass
-
-
-def test_every_metric_has_a_meaning_and_a_remedy_and_a_row_in_the_reference() -> None:
-    table = markdown(CATALOGUE)
-    for metric in CATALOGUE:
-        assert metric.meaning.endswith(".")
-        assert metric.remedy
-        assert f"`{metric.name}`" in table
-    assert len({metric.name for metric in CATALOGUE}) == len(CATALOGUE)
 
 
 def test_a_metric_that_is_in_no_catalogue_cannot_be_counted() -> None:
