@@ -7,16 +7,18 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 
-from schemas.blocks import DecisionBlock, Tick
+from schemas.blocks import DecisionBlock, OutcomeBlock, Tick
 from schemas.codec import decode, encode
 from schemas.registry import FileRegistry
 from schemas.task import TaskTable
 from streams.join import JoinPartition
 from streams.join_emit import BLOCK_BYTES_MAX, BLOCK_ROWS_MAX
+from streams.join_groups import classify, read_group
 from tests.oracle.join_world import SECOND, Told, make_task, many_decisions, outcomes
 
 
@@ -60,6 +62,76 @@ def calls_of_one_round(num_rows: int) -> list[int]:
 def test_python_calls_of_fold_and_emit_do_not_grow_with_the_rows_of_a_block() -> None:
     assert calls_of_one_round(800) == calls_of_one_round(8)
     assert sum(calls_of_one_round(8)) < 500
+
+
+GROUP_RECORDS = 8
+
+
+def group_bytes(blocks: list[Any], first_offset: int, time_ms: int, registry: FileRegistry) -> dict[str, Any]:
+    """Journal records as they lie in a fetched batch, as `read_group` takes them."""
+    values = [encode(block, registry) for block in blocks]
+    lengths = np.array([len(value) for value in values], np.int32)
+    stops = np.cumsum(lengths, dtype=np.int64)
+    buffer, starts = np.frombuffer(b"".join(values), np.uint8), stops - lengths
+    return {
+        "buffer": buffer,
+        "starts": starts,
+        "stops": stops,
+        "offsets": np.arange(first_offset, first_offset + len(values), dtype=np.int64),
+        "times_ms": np.full(len(values), time_ms, np.int64),
+        "kinds": classify(buffer, starts, lengths, registry),
+        "registry": registry,
+    }
+
+
+def group_records(task: Task, num_rows: int, first_row: int) -> list[DecisionBlock | OutcomeBlock]:
+    """Half of a group's records are decisions of `num_rows` each, the other half an outcome for each of them."""
+    firsts = [first_row + num_rows * record for record in range(GROUP_RECORDS // 2)]
+    decided = [many_decisions(task, num_rows, first) for first in firsts]
+    told = [outcomes([Told(row + 1, row) for row in range(first, first + num_rows)], first) for first in firsts]
+    return [block for pair in zip(decided, told, strict=True) for block in pair]
+
+
+def calls_of_one_group(num_rows: int) -> dict[str, int]:
+    """Python calls of the way of a catch-up, from the bytes of a group to the bytes of its transitions."""
+    task, registry = make_task("a", 100), FileRegistry()
+    join = JoinPartition(0, TaskTable([task]))
+    join.fold(0, 0, many_decisions(task, 1))  # the definition is in force from here on
+
+    def turn(rows: int, first_row: int, now: int) -> dict[str, int]:
+        """One group and the tick that closes its decisions."""
+        first = join.next_offset or 0
+        arguments = group_bytes(group_records(task, rows, first_row), first, now, registry)
+        found: dict[str, Any] = {}
+        counted = {
+            "read_group": python_calls(lambda: found.update(group=read_group(**arguments))),
+            "fold_group": python_calls(lambda: found.update(folded=join.fold_group(found["group"]))),
+            "fold": python_calls(lambda: join.fold(first + GROUP_RECORDS, now + 101 * SECOND, Tick())),
+            "emit": python_calls(lambda: found.update(blocks=join.emit())),
+            "encode": python_calls(lambda: [encode(block, registry) for block in found["blocks"]]),
+        }
+        assert found["folded"]
+        return counted
+
+    for warming in (1, 2):  # makes room; what it holds is forgotten before the next
+        turn(1_000, 100_000 * warming, 10_000 * warming * SECOND)
+    counted = turn(num_rows, 300_000, 30_000 * SECOND)
+    assert join.stats["decisions"]["joined"] == (2_000 + num_rows) * GROUP_RECORDS // 2
+    return counted
+
+
+def test_python_calls_of_a_group_from_bytes_to_bytes_do_not_grow_with_the_rows_of_its_records() -> None:
+    calls_of_one_group(10)  # compiles
+    ten = calls_of_one_group(10)
+    assert sum(ten.values()) < 200 * GROUP_RECORDS
+    for num_rows in (100, 1_000):
+        counted = calls_of_one_group(num_rows)
+        assert counted["read_group"] == ten["read_group"]
+        assert counted["fold"] == ten["fold"]
+        more = sum(counted.values()) - sum(ten.values())
+        assert more < 0.05 * GROUP_RECORDS * (num_rows - 10), (
+            f"{counted} against {ten}: only pages, blocks of output and buffers that double may add calls"
+        )
 
 
 def test_memory_per_open_decision_stays_within_200_bytes_and_flat() -> None:
