@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -17,7 +18,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from deploy import broker as local_broker
 from deploy import processes
 from deploy.broker import RunningBroker
-from deploy.torture.small_disk import open_disk
+from deploy.torture.small_disk import SmallDisk, open_disk
 from schemas.errors import UserError
 
 QUICK = {"broker.session.timeout.ms": "2000", "broker.heartbeat.interval.ms": "500"}
@@ -151,25 +152,58 @@ def test_a_node_that_runs_is_not_started_twice_and_one_that_never_was_is_not_kno
         local_broker.stop_node(tmp_path, 2)
 
 
-def test_a_broker_whose_disk_filled_comes_back_with_what_it_acked_when_there_is_room(tmp_path: Path) -> None:
-    disk = open_disk(tmp_path / "small", 64)
+@dataclass
+class SmallLog:
+    """A place for node 1's log that can be left without room, by a small file system or by the kernel's limit."""
+
+    disk: SmallDisk | None
+
+    @property
+    def data_folders(self) -> dict[int, Path]:
+        return {} if self.disk is None else {1: self.disk.folder}
+
+    def fill(self, running: RunningBroker) -> None:
+        """No byte more. Without a disk of its own the process may write to no file any more (RLIMIT_FSIZE): it gets
+        EFBIG where it would get ENOSPC, which is the same to Kafka, and it takes no rights."""
+        if self.disk is not None:
+            self.disk.fill()
+        else:
+            node = psutil.Process(running.nodes[0].pid)
+            node.rlimit(psutil.RLIMIT_FSIZE, (0, node.rlimit(psutil.RLIMIT_FSIZE)[1]))
+
+    def free(self) -> None:
+        """Room again, for the next process."""
+        if self.disk is not None:
+            self.disk.free()
+
+
+@pytest.fixture(params=["a disk, where one may be mounted", "a limit"])
+def small_log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SmallLog]:
+    disk = open_disk(tmp_path / "small", 64) if request.param != "a limit" else "not wanted"
     if isinstance(disk, str):
-        pytest.skip(disk)
+        yield SmallLog(None)
+    else:
+        with disk:
+            yield SmallLog(disk)
+
+
+def test_a_broker_whose_disk_filled_comes_back_with_what_it_acked_when_there_is_room(
+    small_log: SmallLog, tmp_path: Path
+) -> None:
     folder = tmp_path / "broker"
-    with disk:
-        running = local_broker.start(folder, port=0, tied=True, overrides=QUICK, data_folders={1: disk.folder})
+    running = local_broker.start(folder, port=0, tied=True, overrides=QUICK, data_folders=small_log.data_folders)
+    try:
+        create(running.bootstrap, "numbers", partitions=1, replicas=1)
+        writer = SteadyWriter(running.bootstrap, "numbers")
         try:
-            create(running.bootstrap, "numbers", partitions=1, replicas=1)
-            writer = SteadyWriter(running.bootstrap, "numbers")
-            try:
-                assert writer.takes_writes()
-                disk.fill()
-                assert processes.wait_until(lambda: not running.is_alive, WAIT_S)
-                disk.free()
-                running = local_broker.start_node(folder, 1, tied=True)
-                assert writer.takes_writes()
-            finally:
-                writer.end()
-            assert set(read_all(running.bootstrap, "numbers", 1)) >= set(writer.acked)
+            assert writer.takes_writes()
+            small_log.fill(running)
+            assert processes.wait_until(lambda: not running.is_alive, WAIT_S)
+            small_log.free()
+            running = local_broker.start_node(folder, 1, tied=True)
+            assert writer.takes_writes()
         finally:
-            local_broker.stop(folder)
+            writer.end()
+        assert set(read_all(running.bootstrap, "numbers", 1)) >= set(writer.acked)
+    finally:
+        local_broker.stop(folder)
