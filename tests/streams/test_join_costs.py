@@ -15,7 +15,7 @@ import pytest
 from schemas.blocks import DecisionBlock, OutcomeBlock, Tick
 from schemas.codec import decode, encode
 from schemas.registry import FileRegistry
-from schemas.task import TaskTable
+from schemas.task import Task, TaskTable
 from streams.join import JoinPartition
 from streams.join_emit import BLOCK_BYTES_MAX, BLOCK_ROWS_MAX
 from streams.join_groups import classify, read_group
