@@ -59,5 +59,6 @@ def set_up(level: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level)
     # "streams.transport" is the name under which Faust's own services log for our subclasses.
-    for name in ("faust", "mode", "aiokafka", "kafka", "numba", "headrace.kafka", "streams.transport"):
+    names = ("faust", "mode", "aiokafka", "kafka", "numba", "httpx", "httpx2", "headrace.kafka", "streams.transport")
+    for name in names:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))

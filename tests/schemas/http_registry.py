@@ -1,7 +1,7 @@
 """A schema registry for the tests: the part of Confluent's API that we use, over HTTP, in a thread, to be stopped.
 
-Our released schemas have the ids of `avro/ids.json`, so that what a process writes by this registry is read by the
-file registry, and whatever else is registered gets ids from 1,000 on.
+It has our released schemas under the ids of `avro/ids.json`, so that what a process writes by this registry is read by
+the file registry and the other way round; whatever else is registered gets ids from 1,000 on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class HttpRegistry:
         """How often each schema id was asked for."""
         self.status = 200
         """Answer every question with this, unless it is 200."""
-        self._schemas: dict[int, str] = {}
+        self._schemas = {version.id: version.text for version in released()}
         self._server: ThreadingHTTPServer | None = None
         self._port = 0
 
