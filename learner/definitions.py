@@ -1,7 +1,8 @@
 """Definitions: the `tasks` topic as the learner needs it, polled from its own loop.
 
 Gives every task by fingerprint with the append time of its retirement, and the namespace's settings. Nothing is ever
-forgotten: rows of an old definition go on training its heads (learning.md rule 14).
+forgotten: rows of an old definition go on training its heads (learning.md rule 14). One whose schema the registry does
+not give now waits, and all behind it (`schemas.undecoded`).
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from schemas.broker_wait import end_of
 from schemas.codec import BadRecord, decode
 from schemas.errors import UserError
 from schemas.records import TaskRecord
-from schemas.registry import Registry
+from schemas.registry import Registry, RegistryUnavailable
 from schemas.settings import CommonSettings
 from schemas.task import Namespace, Task
 from schemas.topics import topic
+from schemas.undecoded import Undecoded
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ class Definitions:
         self._settings, self._registry = settings, registry
         self._tasks: dict[bytes, Definition] = {}
         self._namespace: Namespace | None = None
+        self._records = Undecoded(topic(settings.namespace, "tasks"), self._take)
         self._at_end = False
         self._end: int | None = None
         """Where the topic ended when it was first read, where that is known."""
@@ -50,13 +53,15 @@ class Definitions:
         self._where = TopicPartition(topic(settings.namespace, "tasks"), 0, OFFSET_BEGINNING)
 
     def read_to_end(self, timeout_s: float) -> None:
-        """Return once everything that was applied has been read. Raises UserError after `timeout_s`."""
+        """Return once everything that was applied has been read and taken. Raises UserError after `timeout_s`."""
         give_up = time.monotonic() + timeout_s
         self._end = end_of(self._consumer, self._where)  # before it is assigned: the client then knows its leader
         self._consumer.assign([self._where])
         self._at_end = self._at_end or self._end == 0
-        while not self._at_end:
+        while not self._at_end or self._records:
             if time.monotonic() > give_up:
+                if (why := self._records.why) is not None:
+                    raise UserError(f"a definition in the tasks topic waits for its schema: {why.message}", why.remedy)
                 name = topic(self._settings.namespace, "tasks")
                 raise UserError(
                     f"topic {name} at {self._settings.bootstrap} was not read to its end within {timeout_s:g} s",
@@ -65,22 +70,21 @@ class Definitions:
             self.poll(0.2)
 
     def poll(self, timeout_s: float = 0.0) -> int:
-        """Take in what is there, waiting at most `timeout_s` for the first record; returns the number of records.
+        """Take in what is there, waiting at most `timeout_s` for the first record; returns how many were taken.
 
         Nothing is there before `read_to_end` has been called.
         """
-        count = 0
+        found: list[Message] = []
         message = self._consumer.poll(timeout_s)
         while message is not None:
             error = message.error()
             if error is None:
-                self._take(message)
-                count += 1
+                found.append(message)
                 self._at_end = self._at_end or (self._end is not None and (message.offset() or 0) + 1 >= self._end)
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._at_end = True
             message = self._consumer.poll(0)
-        return count
+        return self._records.offer(found)
 
     def find(self, fingerprint: bytes) -> Definition | None:
         """The definition of a fingerprint, None when the topic does not hold it yet."""
@@ -96,6 +100,7 @@ class Definitions:
         self._consumer.close()
 
     def _take(self, message: Message) -> None:
+        """Adopt one record. Raises RegistryUnavailable while its schema cannot be fetched."""
         payload = message.value()
         if payload is None:
             return
@@ -107,6 +112,8 @@ class Definitions:
             elif record.kind == "task":
                 task = Task.from_canonical(record.definition)
                 self._tasks[task.fingerprint] = Definition(task, message.timestamp()[1] if record.retired else None)
+        except RegistryUnavailable:
+            raise
         except (BadRecord, UserError) as error:
             log.error(
                 "%s offset %d: not a definition this version reads (%s); apply it again with this version, "

@@ -2,7 +2,8 @@
 
 A shell with one daemon thread, shared by every worker role. The table grows in place, so whoever holds it sees a new
 definition without being told; `changes` says whether to look again. Definitions are never forgotten: decisions made
-under an old one are still joined and learnt (join.md rule 13).
+under an old one are still joined and learnt (join.md rule 13). One whose schema the registry does not give now waits,
+and all behind it, because the last one is in force (`schemas.undecoded`).
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from schemas.broker_wait import end_of
 from schemas.codec import BadRecord, decode
 from schemas.errors import UserError
 from schemas.records import TaskRecord
-from schemas.registry import Registry, open_registry
+from schemas.registry import Registry, RegistryUnavailable, open_registry
 from schemas.settings import CommonSettings
 from schemas.task import Namespace, Source, TaskTable
 from schemas.topics import topic
+from schemas.undecoded import Undecoded
 from streams.cluster import require_topics
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,9 @@ class TaskFollower:
         self._registry = registry
         self._namespace: Namespace | None = None
         self._sources: dict[str, Source] = {}
+        self._records = Undecoded(topic(settings.namespace, "tasks"), self._take)
+        self._is_at_end = False
+        """Once all that was in the log at the start has been read, taken or not."""
         self._ready = threading.Event()
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
@@ -81,6 +86,8 @@ class TaskFollower:
         apply wrote (join.md rule 15), or after `timeout_s`.
         """
         if not self._ready.wait(timeout_s):
+            if (why := self._records.why) is not None:
+                raise UserError(f"a definition in the tasks topic waits for its schema: {why.message}", why.remedy)
             raise UserError(
                 f"topic {topic(self._settings.namespace, 'tasks')} at {self._settings.bootstrap} "
                 f"was not read to its end within {timeout_s:g} s",
@@ -114,14 +121,16 @@ class TaskFollower:
     def _run(self) -> None:
         try:
             for message in self._messages():
-                self._take(message)
+                self._records.offer([] if message is None else [message])
+                if self._is_at_end and not self._records:
+                    self._ready.set()
         except BaseException as error:  # a dead follower must not look like a quiet topic
             self._failure = error
             self._ready.set()
             log.exception("following the tasks topic ended; this process knows no task applied from now on")
 
-    def _messages(self) -> Iterator[Message]:
-        """Every message of the topic, for ever; sets `ready` at the first end of the log."""
+    def _messages(self) -> Iterator[Message | None]:
+        """Every message of the topic, for ever, and None now and then; notes the first end of the log."""
         name = topic(self._settings.namespace, "tasks")
         consumer = Consumer(
             self._settings.librdkafka(
@@ -138,24 +147,25 @@ class TaskFollower:
             where = TopicPartition(name, 0, OFFSET_BEGINNING)
             end = end_of(consumer, where)  # before it is assigned: the client then knows its leader
             consumer.assign([where])
-            if end == 0:
-                self._ready.set()
+            self._is_at_end = end == 0
+            yield None
             while not self._stopping.is_set():
                 message = consumer.poll(POLL_S)
-                if message is None:
-                    continue
-                error = message.error()
-                if error is None:
+                error = None if message is None else message.error()
+                if message is None or error is not None:
+                    self._is_at_end |= error is not None and error.code() == KafkaError._PARTITION_EOF
+                    yield None
+                else:
+                    self._is_at_end |= end is not None and (message.offset() or 0) + 1 >= end
                     yield message
-                    if end is not None and (message.offset() or 0) + 1 >= end:
-                        self._ready.set()
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    self._ready.set()
         finally:
             consumer.close()
 
     def _take(self, message: Message) -> None:
-        """Put one record into the table; one that this version cannot read is logged, and the rest goes on."""
+        """Put one record into the table; one that this version cannot read is logged, and the rest goes on.
+
+        Raises RegistryUnavailable while its schema cannot be fetched.
+        """
         payload = message.value()
         if payload is None:
             return  # a tombstone: only allowed once no journal record refers to it
@@ -164,6 +174,8 @@ class TaskFollower:
             record = decode(payload, self._registry, expect=TaskRecord)
             assert isinstance(record, TaskRecord)
             self._adopt(record)
+        except RegistryUnavailable:
+            raise
         except (BadRecord, UserError) as error:
             log.error(
                 "%s partition 0 offset %d: not a definition this version reads (%s); "
