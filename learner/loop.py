@@ -17,6 +17,7 @@ from collections.abc import Callable
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from learner import environment, metrics
+from learner.alarms import Alarms
 from learner.checkpoint import CheckpointWriter, open_folder
 from learner.consume import Received, TransitionsReader, require_topics
 from learner.definitions import Definitions
@@ -34,11 +35,12 @@ from schemas.collector import uncollected
 from schemas.errors import UserError
 from schemas.fault_points import reach
 from schemas.records import Progress
-from schemas.registry import open_registry
+from schemas.registry import open_for_service
 from schemas.signing_keys import load_private_key
 from schemas.task import Namespace, Task
 from schemas.telemetry import MetricsServer
 from schemas.topics import topic
+from schemas.undecoded import Undecoded
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +54,6 @@ BEHIND_RECORDS = 64
 FLUSH_S = 1.5
 """SIGTERM: what is not uploaded by then is in the checkpoint and goes up after the restart."""
 STUCK_S = 120.0
-ALARM_S = 10.0
-"""One log line per kind and partition in this time; all are counted."""
 
 
 class Loop:
@@ -64,7 +64,9 @@ class Loop:
         self.metrics = metrics.make()
         self._beat = time.monotonic()
         self._blocked: bytes | None = None
-        self._alarmed: dict[tuple[str, int], float] = {}
+        transitions = topic(settings.namespace, "transitions")
+        self._alarms = Alarms(transitions, self.metrics)
+        self._records = Undecoded(transitions, self._offer)
         self._dirty = False
         self._writer = CheckpointWriter(
             settings.checkpoints,
@@ -84,7 +86,7 @@ class Loop:
         lock = open_folder(settings.checkpoints)
         try:
             key = signing_key(settings)
-            self._registry = open_registry(settings.schema_registry_url)
+            self._registry = open_for_service(settings.schema_registry_url)
             topics = require_topics(settings, [topic(settings.namespace, name) for name in TOPICS], self._stop)
             if not topics:
                 return 0
@@ -178,12 +180,13 @@ class Loop:
 
     def _turn(self) -> None:
         """One round of the loop."""
-        messages = self._reader.read(READ_S)
+        if self._records:  # they wait for the schema registry; meanwhile nothing more is read
+            self._stop.wait(READ_S)
+        messages = [] if self._records else self._reader.read(READ_S)
         started = time.monotonic()
-        for message in messages:
-            self._offer(message)
+        num_taken = self._records.offer(messages)
         self._hold_back()
-        if messages or self._blocked is not None:
+        if num_taken or self._blocked is not None:
             reach("learner.before-step")
             self._advance()
             self.metrics.observe("headrace_learner_step_seconds", time.monotonic() - started)
@@ -195,6 +198,7 @@ class Loop:
             self._keep_house()
 
     def _offer(self, received: Received) -> None:
+        """Hand one record to the merge. Raises RegistryUnavailable while its schema cannot be fetched."""
         payload, partition, offset = received.payload, received.partition, received.offset
         record: TransitionBlock | Progress | None = None
         alarm: Alarm | None = None
@@ -204,15 +208,7 @@ class Loop:
             alarm = Alarm("malformed", partition, offset, f"{error.reason}: {error.detail}")
         alarm = self._merge.offer(partition, offset, record, len(payload)) or alarm
         if alarm is not None:
-            self._report(alarm)
-
-    def _report(self, alarm: Alarm) -> None:
-        self.metrics.add("headrace_learner_alarms", kind=alarm.kind, partition=alarm.partition)
-        now = time.monotonic()
-        if now - self._alarmed.get((alarm.kind, alarm.partition), -ALARM_S) >= ALARM_S:
-            self._alarmed[alarm.kind, alarm.partition] = now
-            name = topic(self._settings.namespace, "transitions")
-            log.error("%s: %s[%d] offset %d: %s", alarm.kind, name, alarm.partition, alarm.offset, alarm.detail)
+            self._alarms.report(alarm)
 
     def _advance(self) -> None:
         """Learn what is complete; snapshots on the way are submitted, or deferred while there is more to read."""
@@ -290,6 +286,8 @@ class Loop:
         return f"the loop stands still since {idle_s:.0f} s" if idle_s > STUCK_S else None
 
     def _ready(self) -> str | None:
+        if self._records:
+            return "waits for the schema registry"
         stopped = self._merge.stopped
         return f"a fork stopped partitions {stopped}" if stopped else None
 

@@ -2,7 +2,8 @@
 
 A shell. There should be one learner; when there are two by mistake, both make the same cuts, and the one that comes
 second finds here that a version stands in the topic already. Two contents under one version are an alarm
-(`learner.uploads`). Manifests that the own key did not sign are passed over: no worker takes them either.
+(`learner.uploads`). Manifests that the own key did not sign are passed over: no worker takes them either. One whose
+schema the registry does not give now is looked at when it does.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from learner.consume import QUIET, Received, received
 from schemas import weights as tensors
 from schemas.codec import BadRecord, decode
-from schemas.errors import UserError
 from schemas.records import SnapshotManifest
 from schemas.registry import Registry
 from schemas.settings import CommonSettings
 from schemas.topics import topic
+from schemas.undecoded import Undecoded
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ class ManifestWatch:
         self._registry, self._channel, self._key = registry, channel, key
         self._looked_s = self._said_s = -SAY_S
         self._name = topic(settings.namespace, "snapshots")
+        self._found: list[tuple[SnapshotManifest, int]] = []
+        self._records = Undecoded(self._name, self._take)
         self._consumer = Consumer(
             settings.librdkafka(
                 **{
@@ -62,20 +65,21 @@ class ManifestWatch:
         if now_s - self._looked_s < LOOK_S:
             return []
         self._looked_s = now_s
-        found = []
-        for message in self._consumer.consume(BATCH_MESSAGES, 0):
-            if message.error() is None:
-                came = received(message)
-                manifest = self._own(came)
-                if manifest is not None:
-                    found.append((manifest, came.time_ms))
+        messages = [] if self._records else self._consumer.consume(BATCH_MESSAGES, 0)
+        self._records.offer(received(message) for message in messages if message.error() is None)
+        found, self._found = self._found, []
         return found
 
+    def _take(self, came: Received) -> None:
+        manifest = self._own(came)
+        if manifest is not None:
+            self._found.append((manifest, came.time_ms))
+
     def _own(self, came: Received) -> SnapshotManifest | None:
-        """The manifest if it is one of this channel, signed by the own key."""
+        """The manifest if it is one of this channel, signed by the own key. Raises RegistryUnavailable."""
         try:
             manifest = decode(came.payload, self._registry, expect=SnapshotManifest)
-        except (BadRecord, UserError) as error:
+        except BadRecord as error:
             self._say(came.offset, str(error))
             return None
         assert isinstance(manifest, SnapshotManifest)
