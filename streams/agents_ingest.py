@@ -139,16 +139,25 @@ class IngestAgent:
             await asyncio.wait(self._in_flight, return_when=asyncio.FIRST_COMPLETED)
 
     async def _decoded(self, batch: RecordBatch, mapping: SourceMapping | None) -> Ingested:
-        """The batch as blocks; waits while a schema that it needs cannot be fetched."""
-        complained = False
-        while True:
-            try:
-                return ingest(batch, mapping, self._registry, self._num_partitions)
-            except RegistryUnavailable as error:
-                if not complained:
-                    log.error("%s[%d] waits for the schema registry: %s", batch.topic, batch.partition, error)
-                complained = True
-                await asyncio.sleep(RETRY_S)
+        """The batch as blocks; waits while a schema that it needs cannot be fetched.
+
+        An outcome is not asked again, as a request is: refused it would be lost.
+        """
+        key, complained = f"{batch.topic}[{batch.partition}]", False
+        try:
+            while True:
+                try:
+                    return ingest(batch, mapping, self._registry, self._num_partitions)
+                except RegistryUnavailable as error:
+                    if not complained:
+                        log.error("%s waits for the schema registry: %s", key, error)
+                    complained = True
+                    for waiting in (key, f"{key} acks"):  # what waits on purpose is not dead
+                        self._health.wait_for(waiting, "waits for the schema registry")
+                    await asyncio.sleep(RETRY_S)
+        finally:
+            for waiting in (key, f"{key} acks"):
+                self._health.wait_for(waiting, None)
 
     async def _finish(self, event: Any, found: Ingested, writes: list[asyncio.Future[int]], started_s: float) -> None:
         """Acknowledge the batch once all of it is written; an error ends the process before anything is skipped."""

@@ -19,6 +19,7 @@ from faust.types import TP
 from schemas.blocks import Tick
 from schemas.codec import encode
 from schemas.errors import UserError
+from schemas.registry import RegistryUnavailable
 from schemas.topics import topic
 from streams.agents_owned import OwnedPartition
 from streams.agents_ports import Ports, State
@@ -134,7 +135,7 @@ class JoinAgent:
             try:
                 found = await asyncio.to_thread(read_state, self._ports.settings, self._ports.registry, partition)
                 break
-            except (KafkaException, TimeoutError) as error:
+            except (KafkaException, TimeoutError, RegistryUnavailable) as error:
                 if not complained:
                     log.warning("cannot read the output of partition %d yet, trying on: %s", partition, error)
                 complained = True
@@ -244,7 +245,7 @@ class JoinAgent:
         except Exception:  # aiokafka raises several errors while it rebalances; the gauge then says "nothing to read"
             log.debug("no high-water mark of %s yet", key)
         owned.show(end)
-        waits = owned.state.value if owned.state is State.WAITING else None
+        waits = None if owned.state is State.FOLDING else owned.state.value
         self._health.wait_for(key, waits)
         self._health.note(key, position, end)
 

@@ -5,6 +5,7 @@ The shell around the pure `JoinPartition`; lives on the event loop, one object p
     rebuilding   reading its own output for the newest Progress (start, and after any doubt)
     folding      journal records go in, transitions go out
     waiting      its journal refers to a task that nobody has applied here: alarm, look again at every tick
+    no schema    its journal holds a record whose schema the registry does not give: say so, read it again every second
     refused      the journal has lost what was not joined yet: only `--declare-gap` goes on
 
 Nothing is queued here: a batch that comes in any state but *folding*, or that does not continue the fold, is dropped
@@ -36,6 +37,7 @@ from schemas.topics import topic
 from streams.agents_ports import Ports, State, Unread
 from streams.join import Gap, JoinLimits, JoinPartition, UnknownTask
 from streams.join_groups import classify, length_of_group, read_group
+from streams.owned_gauges import OwnedGauges
 from streams.read_back import REFUSED_MAX, Read, ReadState, read_record
 from streams.transport_batch import RecordBatch
 
@@ -44,9 +46,6 @@ log = logging.getLogger(__name__)
 JOURNAL_EXPECTED = (DecisionBlock, OutcomeBlock, Tick)
 ROOM_S = 0.005
 REGISTRY_RETRY_S = 1.0
-SKEW_MS_MAX = 1_000
-SKEW_ROUNDS = 20
-"""Ticks in a row: one late tick on a busy machine is not a wrong clock."""
 UNREAD_FACTOR = 6
 """A block that read-back has not reached at all may take this many times longer than one it has passed: a
 slow read-back is not a lost block (docs/decisions, 22)."""
@@ -76,9 +75,9 @@ class OwnedPartition:
         self._unread: deque[Unread] = deque()
         self._refused: deque[tuple[Read, BadRecord]] = deque(maxlen=REFUSED_MAX)
         self._unknown: bytes = b""
-        self._skew_ms = 0
-        """Append time of the newest record when it was folded, minus our clock then; 0 once it was looked at."""
-        self._num_skewed = 0
+        self._read_again_s = 0.0
+        """When to read the record again that waits for the schema registry."""
+        self._gauges = OwnedGauges(self._journal, partition, ports.metrics)
 
     @property
     def next_offset(self) -> int | None:
@@ -116,7 +115,7 @@ class OwnedPartition:
         self.state = State.FOLDING
         reach("join.rebuilt")
         if found.progress is not None:
-            self._show(found.progress)
+            self._gauges.counted(found.progress)
         return resume.offset
 
     def _resume(self, found: ReadState) -> tuple[Resume, tuple[JournalGap, ...]]:
@@ -142,15 +141,15 @@ class OwnedPartition:
     async def fold(self, batch: RecordBatch) -> bool:
         """Fold a batch and write what it closes; False: it does not continue the fold, read again."""
         join, generation = self._join, self.generation
-        if join is None or self.state is not State.FOLDING:
+        if join is None or self.state not in (State.FOLDING, State.READING_AGAIN):
             return True  # its owner seeks when the state changes
         next_offset = self.next_offset or 0
         if int(batch.offsets[0]) > next_offset:
             return False
         first = index = int(np.searchsorted(batch.offsets, next_offset))
         reach("join.before-fold")
-        kinds = classify(batch.buffer, batch.starts, batch.lengths, self._ports.registry)
         try:
+            kinds = classify(batch.buffer, batch.starts, batch.lengths, self._ports.registry)
             while index < len(batch):
                 grouped = self._fold_group(join, batch, kinds, index)
                 if not grouped:
@@ -158,17 +157,16 @@ class OwnedPartition:
                 index += grouped or 1
                 if grouped or index % BREATH_RECORDS == 0:
                     await asyncio.sleep(0)
+            self.state = State.FOLDING if self.state is State.READING_AGAIN else self.state
         except UnknownTask as error:
             self._wait_for(error.fingerprint)
         except RegistryUnavailable as error:
-            log.error("%s[%d] waits for the schema registry: %s", self._journal, self.partition, error)
-            await asyncio.sleep(REGISTRY_RETRY_S)
-            return False
+            self._wait_for_schema(error)
         except Gap as error:
             log.warning("%s[%d]: %s; it is read again", self._journal, self.partition, error)
             return False
         self._ports.metrics.add("headrace_join_blocks", index - first, partition=self.partition)
-        self._skew_ms = int(batch.timestamps_ms[-1]) - self._ports.now_ms()
+        self._gauges.folded(int(batch.timestamps_ms[-1]), self._ports.now_ms())
         if generation == self.generation:
             await self._emit(join)
         return True
@@ -214,8 +212,17 @@ class OwnedPartition:
             topic(self._ports.settings.namespace, "tasks"),
         )
 
+    def _wait_for_schema(self, error: RegistryUnavailable) -> None:
+        """The record at `next_offset` cannot be told from a good one: nothing behind it is folded before it."""
+        if self.state is not State.READING_AGAIN:
+            log.error("%s[%d] waits at offset %s: %s", self._journal, self.partition, self.next_offset, error)
+        self.state, self._read_again_s = State.NO_SCHEMA, time.monotonic() + REGISTRY_RETRY_S
+
     def look_again(self) -> bool:
-        """Whether the definition waited for has come; then the partition must be read from `next_offset`."""
+        """Whether what is waited for may have come; then the partition must be read from `next_offset`."""
+        if self.state is State.NO_SCHEMA and time.monotonic() >= self._read_again_s:
+            self.state = State.READING_AGAIN
+            return True
         if self.state is not State.WAITING or self._unknown not in self._ports.tasks:
             return False
         self.state = State.FOLDING
@@ -274,12 +281,17 @@ class OwnedPartition:
         self._read_offset = read.offset + 1
         # Almost always it is the oldest block of ours: comparing bytes costs a fiftieth of decoding them.
         ours = bool(self._unread) and self._unread[0].payload == read.value
-        record = self._unread[0].block if ours else read_record(read.value, self._ports.registry)
+        try:
+            record = self._unread[0].block if ours else read_record(read.value, self._ports.registry)
+        except RegistryUnavailable as error:  # the rebuild waits for the registry, and reads this record again
+            log.error("%s[%d] offset %d: %s", self._transitions, self.partition, read.offset, error)
+            self._ports.restart(self.partition, "no schema")
+            return
         if isinstance(record, TransitionBlock):
             self._judge(record, read.offset)
         elif isinstance(record, Progress):
             if self._reader.covers(record):
-                self._show(record)
+                self._gauges.counted(record)
         else:
             self._refused.append((read, record))
 
@@ -317,28 +329,7 @@ class OwnedPartition:
         passed = self._read_offset > oldest.offset
         return waited_ms > self._ports.settings.heal_after_ms * (1 if passed else UNREAD_FACTOR)
 
-    def _show(self, progress: Progress) -> None:
-        """The counts of a countable Progress as metrics."""
-        metrics, partition = self._ports.metrics, self.partition
-        metrics.set("headrace_join_read_back_ms", progress.time_ms, partition=partition)
-        for bucket, count in progress.decision_counts.items():
-            metrics.set("headrace_join_decisions", count, partition=partition, bucket=bucket)
-        for bucket, count in progress.outcome_counts.items():
-            metrics.set("headrace_join_outcomes", count, partition=partition, bucket=bucket)
-
     def show(self, end: int) -> None:
         """Gauges of the fold; `end` is the journal partition's end offset."""
-        next_offset = self.next_offset
-        if self._join is None or next_offset is None:
-            return
-        metrics, partition = self._ports.metrics, self.partition
-        metrics.set("headrace_join_progress_ms", self._join.time_ms, partition=partition)
-        metrics.set("headrace_join_open_decisions", self._join.num_open, partition=partition)
-        metrics.set("headrace_join_lag_records", max(0, end - next_offset), partition=partition)
-        if end <= next_offset:
-            metrics.set("headrace_join_clock_skew_ms", self._skew_ms, partition=partition)
-            self._num_skewed = self._num_skewed + 1 if abs(self._skew_ms) > SKEW_MS_MAX else 0
-            if self._num_skewed == SKEW_ROUNDS:
-                text = "%s[%d]: the broker's clock and ours differ by %d ms: set up NTP; windows go by the broker's"
-                log.warning(text, self._journal, partition, self._skew_ms)
-            self._skew_ms = 0
+        if self._join is not None:
+            self._gauges.show(self._join, end)

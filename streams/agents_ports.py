@@ -21,6 +21,8 @@ class State(Enum):
     REBUILDING = "is being rebuilt from its own output"
     FOLDING = "folds"
     WAITING = "waits for a task definition that its journal refers to"
+    NO_SCHEMA = "waits for the schema registry"
+    READING_AGAIN = "reads again what waited for the schema registry"
     REFUSED = "has lost journal records that were not joined"
 
 

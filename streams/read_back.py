@@ -92,7 +92,7 @@ def consumer(settings: CommonSettings, purpose: str, wait_ms: int = 500) -> Cons
 def read_state(settings: CommonSettings, registry: Registry, partition: int) -> ReadState:
     """Judge transitions[partition] from its newest Progress to its end. Blocks; call it in a thread.
 
-    Raises KafkaException when the broker does not answer.
+    Raises KafkaException when the broker does not answer, RegistryUnavailable as `read_record` does.
     """
     where = TopicPartition(topic(settings.namespace, "transitions"), partition)
     journal = TopicPartition(topic(settings.namespace, "journal"), partition)
@@ -185,7 +185,11 @@ def _drained(client: Consumer) -> list[Message]:
 
 
 def read_record(value: bytes, registry: Registry) -> ReadRecord:
-    """A record of ours, or why it is none: nobody else should write here, and whoever does must not stop us."""
+    """A record of ours, or why it is none: nobody else should write here, and whoever does must not stop us.
+
+    Raises RegistryUnavailable when its schema cannot be fetched now: whether it counts is then not known, and nothing
+    behind it can be judged. Never of a record that this version wrote.
+    """
     try:
         record: TransitionBlock | Progress = decode(value, registry, expect=READ_BACK_EXPECTED)
     except BadRecord as error:

@@ -22,7 +22,7 @@ from schemas.blocks import DecisionBlock
 from schemas.codec import BadRecord, decode
 from schemas.decision_columns import PROPENSITY_ONE
 from schemas.records import Decision, Reason
-from schemas.registry import Registry
+from schemas.registry import RegisteredSchema, Registry, RegistryUnavailable
 from schemas.settings import CommonSettings
 from schemas.task import TaskTable
 from schemas.topics import topic
@@ -80,7 +80,8 @@ class Redelivery:
     def answered(self, committed: Mapping[int, int], now_ms: int) -> dict[Place, Logged]:
         """Rows of the journal for requests at or beyond `committed` (next offset per request partition).
 
-        Waits for a broker that is gone: deciding without knowing would decide twice. Requests older than the dedupe
+        Waits for a broker that is gone, and for a schema registry that is away when a record of the journal needs it
+        (none of our version does): deciding without knowing would decide twice. Requests older than the dedupe
         horizon are not looked for: they are answered `expired` anyway. Nothing is found once the process is told to
         stop: it decides no more.
         """
@@ -146,6 +147,9 @@ class Redelivery:
 
     def _wait(self, name: str, error: KafkaException) -> None:
         log.warning("%s: %s; waiting for the broker", name, error.args[0].str())
+        self._pause()
+
+    def _pause(self) -> None:
         self._beat()
         if self._stopping.wait(1.0):
             raise _Stopped
@@ -216,10 +220,22 @@ class Redelivery:
         if len(payload) < 5:
             return False
         try:
-            schema = self._registry.schema_of(int.from_bytes(payload[1:5], "big"))
+            schema = self._schema_of(int.from_bytes(payload[1:5], "big"))
         except (BadRecord, KeyError):
             return False
         return bool(schema.name == "DecisionBlock")
+
+    def _schema_of(self, schema_id: int) -> RegisteredSchema:
+        """The schema; waits while the registry is away. Raises BadRecord when there is none."""
+        has_told = False
+        while True:
+            try:
+                return self._registry.schema_of(schema_id)
+            except RegistryUnavailable as error:
+                if not has_told:
+                    log.error("%s: looking for earlier answers waits for a schema: %s", self._journal, error)
+                has_told = True
+                self._pause()
 
 
 def answer_of(logged: Logged, table: TaskTable, now_ms: int) -> Decision | None:

@@ -16,19 +16,22 @@ from schemas.blocks import Tick, TransitionBlock
 from schemas.chain import Accepted, ChainReader
 from schemas.codec import decode, encode
 from schemas.errors import UserError
-from schemas.records import Progress
+from schemas.records import Progress, Resume
 from schemas.registry import FileRegistry
 from schemas.settings import load_settings
 from schemas.task import TaskTable
-from streams.agents_owned import SKEW_MS_MAX, SKEW_ROUNDS, UNREAD_FACTOR, OwnedPartition
+from streams import agents_owned
+from streams.agents_owned import UNREAD_FACTOR, OwnedPartition
 from streams.agents_ports import Ports, State
 from streams.journal import WriteError
 from streams.metrics import worker_metrics
+from streams.owned_gauges import SKEW_MS_MAX, SKEW_ROUNDS
 from streams.read_back import Read, ReadState
 from streams.settings import WorkerSettings
 from streams.transport_batch import OVERSIZED_LENGTH, RecordBatch, join, pack
 from tests.kafka.journal_writer import decision_block, outcome_block
 from tests.kafka.workers import project
+from tests.schemas.away import AwayRegistry
 
 REGISTRY = FileRegistry()
 TASK = project("unit").tasks[0]
@@ -58,7 +61,7 @@ class FakeOutput:
 class Bench:
     """An `OwnedPartition` with its log, its journal and its restarts."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, registry: FileRegistry = REGISTRY, **settings: Any) -> None:
         self.output = FakeOutput()
         self.restarts: list[str] = []
         self.metrics = worker_metrics()
@@ -66,7 +69,7 @@ class Bench:
         self.clock_ms = 0
         ports: Any = Ports(
             settings=load_settings(WorkerSettings, namespace="unit", **settings),
-            registry=REGISTRY,
+            registry=registry,
             tasks=TaskTable([TASK]),
             output=self.output,  # type: ignore[arg-type]  # a fake
             dead_letters=SimpleNamespace(write=self._letter),  # type: ignore[arg-type]  # a fake
@@ -268,6 +271,57 @@ def test_an_unknown_task_keeps_what_came_before_it_and_waits() -> None:
         assert bench.owned.look_again()
         await bench.owned.fold(bench.fetch(1))
         assert bench.owned.next_offset == 3
+
+    asyncio.run(run())
+
+
+def test_a_record_whose_schema_cannot_be_fetched_waits_and_nothing_behind_it_is_folded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        registry = AwayRegistry("DecisionBlock", "OutcomeBlock")
+        bench = Bench(registry)
+        bench.begin()
+        assert await bench.owned.fold(bench.append(1000, decisions(ids(3)), Tick(), decisions(ids(2, 3))))
+        assert (bench.owned.state, bench.owned.next_offset) == (State.NO_SCHEMA, 1)
+        later = bench.append(2000, Tick())
+        for _ in range(3):  # what was fetched ahead is dropped, not sought again and again
+            assert await bench.owned.fold(later)
+            assert not bench.owned.look_again()
+        for _ in range(3):
+            now_s[0] += agents_owned.REGISTRY_RETRY_S
+            assert bench.owned.look_again()
+            assert not bench.owned.look_again()
+            assert not await bench.owned.fold(later), "it must be sought"
+            num_asked = registry.num_asked
+            assert await bench.owned.fold(bench.fetch(1))
+            assert (bench.owned.state, bench.owned.next_offset) == (State.NO_SCHEMA, 1)
+            assert registry.num_asked == num_asked + 1
+        registry.away = False
+        now_s[0] += agents_owned.REGISTRY_RETRY_S
+        assert bench.owned.look_again()
+        assert await bench.owned.fold(bench.fetch(1))
+        assert (bench.owned.state, bench.owned.next_offset) == (State.FOLDING, 4)
+        await bench.owned.fold(bench.append(9000, Tick()))
+        assert accepted_rows(bench.output.log) == 5
+
+    now_s = [1_000.0]
+    monkeypatch.setattr(agents_owned.time, "monotonic", lambda: now_s[0])
+    asyncio.run(run())
+    assert [record.levelname for record in caplog.records] == ["ERROR"], "said once"
+
+
+def test_output_whose_schema_cannot_be_fetched_is_read_back_once_more_when_it_can() -> None:
+    async def run() -> None:
+        registry = AwayRegistry("DecisionBlock", "OutcomeBlock", "Tick")
+        bench = Bench(registry)
+        bench.begin()
+        await bench.owned.fold(bench.append(1000, decisions(ids(3)), Tick()))
+        await bench.owned.fold(bench.append(9000, Tick()))
+        stranger = Progress(0, 1000, 1, 0, (), Resume(0), {}, {})
+        bench.output.log.insert(0, encode(stranger, REGISTRY))
+        bench.read_back()
+        assert bench.restarts[0] == "no schema"
 
     asyncio.run(run())
 
