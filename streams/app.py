@@ -13,7 +13,7 @@ import threading
 
 from schemas.collector import uncollected
 from schemas.errors import UserError
-from schemas.registry import open_registry
+from schemas.registry import Registry, open_for_service
 from schemas.telemetry import MetricsServer
 from schemas.topics import topic
 from streams import quiet, spare_memory
@@ -34,16 +34,18 @@ SOURCES_LOOK_S = 1.0
 def run(roles: set[str], settings: WorkerSettings) -> int:
     """Play `roles` until SIGTERM or SIGINT; returns the exit code. Blocks; call it in the main thread.
 
-    Raises UserError: unknown role, no broker, a topic that is missing or not as it must be, nothing applied, a port
-    in use, a folder that cannot be written; later on, what only a person can put right (a gap in the journal).
+    Raises UserError: unknown role, no broker, a topic that is missing or not as it must be, no schema registry, nothing
+    applied, a port in use, a folder that cannot be written; later on, what only a person can put right (a gap in the
+    journal).
     """
     unknown = roles - set(ROLES)
     if unknown or not roles:
         raise UserError(f"unknown role {', '.join(sorted(unknown)) or '(none)'}", f"name some of {', '.join(ROLES)}")
     quiet.set_up(settings.log_level)
     spare_memory.give_back_from_now_on()
+    registry = open_for_service(settings.schema_registry_url)
     while True:
-        code = _Life(sorted(roles), settings).run()
+        code = _Life(sorted(roles), settings, registry).run()
         if code is not None:
             return code
         log.info("the mapped source topics have changed: starting again with the new ones")
@@ -52,8 +54,8 @@ def run(roles: set[str], settings: WorkerSettings) -> int:
 class _Life:
     """One life of the process: from the checks to the exit code, or to None when it should begin anew."""
 
-    def __init__(self, roles: list[str], settings: WorkerSettings) -> None:
-        self._roles, self._settings = roles, settings
+    def __init__(self, roles: list[str], settings: WorkerSettings, registry: Registry) -> None:
+        self._roles, self._settings, self._registry = roles, settings, registry
         self._failure: Exception | None = None
         self._begins_anew = False
         self._ended = threading.Event()
@@ -61,8 +63,7 @@ class _Life:
 
     def run(self) -> int | None:
         """Check, start, serve, stop."""
-        settings = self._settings
-        registry = open_registry(settings.schema_registry_url)
+        settings, registry = self._settings, self._registry
         with TaskFollower(settings, registry) as tasks:
             tasks.wait_ready(TASKS_READ_S)
             self._check_topics(tasks)

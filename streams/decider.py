@@ -22,7 +22,7 @@ from types import FrameType
 from schemas.codec import BadRecord, decode_request, encode
 from schemas.frozen import frozen
 from schemas.records import Decision, Reason
-from schemas.registry import Registry, RegistryUnavailable, open_registry
+from schemas.registry import Registry, RegistryUnavailable, open_for_service
 from schemas.telemetry import Metrics, MetricsServer
 from schemas.topics import topic
 from streams import quiet, spare_memory
@@ -66,8 +66,8 @@ LEAVE_S = 2.0
 def run(settings: DeciderSettings) -> int:
     """Decide until SIGTERM or SIGINT; returns the exit code.
 
-    Raises UserError before anything is started: no broker, a missing topic, nothing applied, no public key, a state
-    folder that cannot be written, a port in use.
+    Raises UserError before anything is started: no broker, a missing topic, no schema registry, nothing applied, no
+    public key, a state folder that cannot be written, a port in use.
     """
     quiet.set_up(settings.log_level)
     spare_memory.give_back_from_now_on()
@@ -75,7 +75,7 @@ def run(settings: DeciderSettings) -> int:
     names = ("requests", "decisions", "journal", "dead-letters", "snapshots", "snapshot-chunks")
     require_topics(settings, [topic(settings.namespace, name) for name in names])
     require_append_time(settings, [topic(settings.namespace, name) for name in ("requests", "journal")])
-    registry = open_registry(settings.schema_registry_url)
+    registry = open_for_service(settings.schema_registry_url)
     metrics, health = worker_metrics(), Health(settings.stall_s_max)
     with TaskFollower(settings, registry) as tasks:
         tasks.wait_ready(TASKS_READ_S)
@@ -218,7 +218,7 @@ class Decider:
         """The request, or None after a dead letter and as much of an answer as can be given."""
         try:
             request = decode_request(arrival.payload, self._registry)
-        except RegistryUnavailable as error:
+        except RegistryUnavailable as error:  # waiting would let anybody stop a partition with an id that nobody has
             self._refuse(arrival, "unknown-schema", str(error))
         except BadRecord as error:
             self._refuse(arrival, error.reason, error.detail)

@@ -12,7 +12,7 @@ from typing import Any
 
 from schemas.codec import decode_foreign
 from schemas.records import Candidate, DecisionRequest
-from schemas.registry import Registry
+from schemas.registry import Registry, RegistryUnavailable
 
 BYTES_MAX = 1 << 16
 """Larger ones are not worth reading again."""
@@ -23,12 +23,12 @@ NAMES = ("decision_id", "task", "subject")
 
 
 def salvage(payload: bytes, registry: Registry) -> DecisionRequest | None:
-    """The request without its features, or None when nobody could be answered. Raises nothing for bad bytes."""
+    """The request without its features, or None when nobody could be answered. Raises nothing, whatever the bytes."""
     if len(payload) > BYTES_MAX:
         return None
     try:
         fields = json.loads(payload) if payload.startswith(b"{") else decode_foreign(payload, registry)
-    except (ValueError, RecursionError):  # BadRecord is a ValueError
+    except (ValueError, RecursionError, RegistryUnavailable):  # BadRecord is a ValueError
         return None
     if not isinstance(fields, dict) or not all(isinstance(fields.get(name), str) for name in NAMES):
         return None
