@@ -9,8 +9,10 @@ records in them by one numba loop over the varints. Measured: 0.46 µs per recor
 Where aiokafka is not one of `TESTED_VERSIONS` or looks different, nothing is installed and the caller packs records
 itself (`transport_batch.pack`): same batches, four times the price.
 
-Simplifications: no aborted-transaction filter (nothing here writes transactions; `install` is only used with
-``read_uncommitted``); record batches older than format v2 raise.
+Batches of aborted transactions are passed over like control batches and the holes that compaction leaves
+(`streams.transport_transactions`), where the consumer reads ``read_committed``.
+
+Simplification: record batches older than format v2 raise.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from schemas.limits import view_of
 from streams import transport_frames
 from streams.transport_batch import BROKEN_LENGTH, OVERSIZED_LENGTH, RecordBatch, join
 from streams.transport_codecs import BATCH_BYTES_MAX, decompressed
+from streams.transport_transactions import CONTROL_BIT, TRANSACTIONAL_BIT, AbortedTransactions, is_abort
 
 TESTED_VERSIONS = ("0.14.",)
 _PARAMETERS = (
@@ -42,7 +45,7 @@ _HEADER = struct.Struct(">qiibIhiqqqhii")
 _HEADER_BYTES = 61
 _CRC_FROM = 21
 """The CRC covers everything from the attributes on."""
-_CODEC_BITS, _APPEND_TIME_BIT, _CONTROL_BIT = 0x07, 0x08, 0x20
+_CODEC_BITS, _APPEND_TIME_BIT = 0x07, 0x08
 
 BATCH_BYTES_TARGET = 2 << 20
 """Small record batches of one fetch are joined up to this: a Faust message costs about 80 µs whatever it holds, and the
@@ -103,11 +106,17 @@ def _walk(
 
 
 def batches(
-    raw: bytes | memoryview, topic: str, partition: int, from_offset: int, check_crcs: bool
+    raw: bytes | memoryview,
+    topic: str,
+    partition: int,
+    from_offset: int,
+    check_crcs: bool,
+    aborted: AbortedTransactions | None = None,
 ) -> Iterator[tuple[RecordBatch | None, int]]:
     """Record batches in the bytes of one fetched partition, those below `from_offset` left out.
 
-    Yields (batch or None for a control batch or one without records, offset to fetch next).
+    `aborted`: None where what was aborted is read like everything else (``read_uncommitted``).
+    Yields (batch or None for a control batch, an aborted one or one without records, offset to fetch next).
     A record batch that is cut off at the end ends the iteration, and so does one after which `BATCH_BYTES_MAX` were
     decompressed: what is left will be fetched again. One that holds more than that, or what its codec does not
     understand, is one record without a value, which stands for all of its offsets.
@@ -117,7 +126,7 @@ def batches(
     whole = view_of(raw)
     bytes_left = BATCH_BYTES_MAX
     while at + _HEADER_BYTES <= len(view) and bytes_left > 0:
-        (base, length, _, magic, crc, attributes, last_delta, first_time, max_time, _, _, _, num_records) = (
+        (base, length, _, magic, crc, attributes, last_delta, first_time, max_time, producer_id, _, _, num_records) = (
             _HEADER.unpack_from(view, at)
         )
         end = at + 12 + length
@@ -129,7 +138,12 @@ def batches(
         if check_crcs and _crc32c(whole[at + _CRC_FROM : end]) != crc:
             raise CorruptRecordException(f"wrong CRC in {where}")
         next_offset = base + last_delta + 1
-        if attributes & _CONTROL_BIT or num_records <= 0 or next_offset <= from_offset:
+        is_passed_over = attributes & CONTROL_BIT or num_records <= 0 or next_offset <= from_offset
+        if aborted is not None and attributes & TRANSACTIONAL_BIT:
+            is_passed_over |= aborted.cover(producer_id, next_offset - 1)
+            if attributes & CONTROL_BIT and is_abort(bytes(view[at:end])):
+                aborted.end(producer_id)
+        if is_passed_over:
             yield None, max(from_offset, next_offset)
         else:
             codec_id = attributes & _CODEC_BITS
@@ -231,7 +245,9 @@ class _BatchRecords(_PartitionRecords):
             return
         topic, partition = self._tp
         last = self.next_fetch_offset
-        found = list(batches(self._records.raw, topic, partition, last, self._check_crcs))
+        is_filtered = self._isolation_level == fetcher.READ_COMMITTED
+        aborted = AbortedTransactions(self._aborted_transactions) if is_filtered else None
+        found = list(batches(self._records.raw, topic, partition, last, self._check_crcs, aborted))
         for batch, next_offset in joined(found):
             self.next_fetch_offset = next_offset
             yield batch
