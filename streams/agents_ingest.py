@@ -99,7 +99,8 @@ class IngestAgent:
                 self._health.note(f"{key} acks", acked, taken)
                 if found is not None:
                     self._health.note(key, *found)
-                    lag = max(0, found[1] - (acked or found[0]))
+                    # Committed is also what holds no records and nobody acknowledges: an aborted transaction.
+                    lag = max(0, found[1] - (max(acked, consumer.committed(tp)) or found[0]))
                     self._metrics.set("headrace_ingest_lag_records", lag, topic=tp.topic, partition=tp.partition)
             await app.sleep(LOOK_S)
 

@@ -58,7 +58,7 @@ def set_up(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # "streams.transport" is the name under which Faust's own services log for our subclasses.
-    names = ("faust", "mode", "aiokafka", "kafka", "numba", "httpx", "httpx2", "headrace.kafka", "streams.transport")
-    for name in names:
+    # Faust's own services log for our subclasses under the names of our modules.
+    ours = ("headrace.kafka", "streams.transport", "streams.transport_thread")
+    for name in ("faust", "mode", "aiokafka", "kafka", "numba", "httpx", "httpx2", *ours):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))

@@ -2,7 +2,7 @@
 
 Theory of operation. Faust costs about 80 µs per message whatever the message is. So one Faust message here is a whole
 `RecordBatch`; its offset is that of the batch's last record. Agents, streams, assignment and signals of Faust stay as
-they are. Five things in Faust's consumer must be replaced for this, and four of them are wrong for plain Faust too:
+they are. Six things in Faust's consumer must be replaced for this, and four of them are wrong for plain Faust too:
 
 1. *What may be committed.* Faust counts the delivered message itself among the gap before it, has no lower bound in a
    fresh group and misses a hole of exactly one message, so it commits past messages that nobody acknowledged. Here:
@@ -10,10 +10,14 @@ they are. Five things in Faust's consumer must be replaced for this, and four of
 2. *Commit before a revoke.* Faust drops its lists of acknowledged messages before it would commit them: at each
    rebalance up to a commit interval is done twice. Here: commit first.
 3. *A commit without an answer.* aiokafka tries for ever, and both a rebalance and the end of the process wait for it:
-   a process that was told to stop had to be ended by force. Here: given up after a moment, offered again with the next.
+   a process that was told to stop had to be ended by force. Here: given up after a moment, offered again with the next
+   (`streams.transport_thread`).
 4. *An error in the group.* aiokafka waits for somebody to take it, and Faust never does while it has no partitions
    (`streams.group_errors`). Here: taken, and the group is joined again.
-5. *Where a partition starts.* After Faust's own seek to the committed offsets and before it fetches, the app may name
+5. *What holds no records.* Control batches and aborted transactions (`streams.transport_transactions`) are never
+   delivered, so nobody acknowledges them: a topic that ends in some would never be committed to its end. Here: they
+   belong to the batch before them, or count as delivered and acknowledged where nothing came with them.
+6. *Where a partition starts.* After Faust's own seek to the committed offsets and before it fetches, the app may name
    other offsets (the join starts at the resume offset of its own output, never at the group's).
 
 Topics that are not columnar keep Faust's per-record path in the same consumer.
@@ -21,10 +25,11 @@ Topics that are not columnar keep Faust's per-record path in the same consumer.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import faust
@@ -32,18 +37,12 @@ from faust.tables.manager import TableManager
 from faust.transport.drivers import TRANSPORTS
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
-from mode import Service
 
-from streams import group_errors, transport_raw
+from streams import transport_raw
 from streams.transport_batch import RecordBatch, pack
+from streams.transport_thread import ConsumerThread
 
 SCHEME = "columnar"
-ANSWER_S = 2.0
-"""A commit or a farewell that the broker has not answered by then is given up: a third of the shortest session."""
-FETCH_BYTES_MIN, FETCH_WAIT_MS = 64 << 10, 50
-"""A fetch is answered when so much is there, or after so long: a batch costs a tenth of a millisecond and more however
-few records it has, and at 300 requests a second nearly each would be one. Faust waits for one byte, or 1.5 s; and a
-partition that is new or sought waits as long for the fetch before."""
 log = logging.getLogger("headrace.transport")
 
 StartingOffsets = Callable[[set[TP]], Awaitable[Mapping[TP, int]]]
@@ -81,51 +80,11 @@ class ColumnarSchema(faust.Schema[Any, Any]):
         return message.value
 
 
-class ConsumerThread(driver.AIOKafkaConsumerThread):
-    """Faust's thread around an aiokafka consumer, which waits for no answer for longer than `ANSWER_S`."""
-
-    _is_unanswered = False
-    """The last commit got no answer."""
-
-    def _create_consumer(self, loop: asyncio.AbstractEventLoop) -> Any:
-        """Faust's, asking for so much at once that what comes one by one is handled by the dozen."""
-        consumer: Any = super()._create_consumer(loop)
-        consumer._fetch_min_bytes, consumer._fetch_max_wait_ms = FETCH_BYTES_MIN, FETCH_WAIT_MS
-        return consumer
-
-    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        if self._is_unanswered and self.app.should_stop:
-            return False  # the end of the process waits for one such commit, not for one after the other
-        try:
-            done = bool(await asyncio.wait_for(super()._commit(offsets), ANSWER_S))
-        except TimeoutError:
-            if not self._is_unanswered:
-                log.info("commits of %s are not answered within %g s: tried again", self.app.conf.id, ANSWER_S)
-            self._is_unanswered = True
-            return False
-        self._is_unanswered = False
-        return done
-
-    @Service.task
-    async def _look_after_the_group(self) -> None:
-        while not self.should_stop:
-            await self.sleep(group_errors.LOOK_S)
-            coordinator = getattr(self._consumer, "_coordinator", None)
-            if coordinator is not None:
-                group_errors.take_error(coordinator)
-
-    async def on_thread_stop(self) -> None:
-        """Leave the group if it lets us; it notices by itself otherwise, when the session is over."""
-        try:
-            await asyncio.wait_for(super().on_thread_stop(), ANSWER_S)
-        except TimeoutError:
-            log.info("leaving %s was not answered within %g s", self.app.conf.id, ANSWER_S)
-
-
 class Consumer(driver.Consumer):
     """Delivers columnar topics as batches and commits the end of the contiguous acknowledged prefix."""
 
     app: ColumnarApp
+    _thread: ConsumerThread
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -133,6 +92,8 @@ class Consumer(driver.Consumer):
         """Last offsets of batches that were delivered and not committed yet, in order of delivery."""
         self._owed: dict[TP, int] = {}
         """Offsets of which the last commit failed: Faust takes them for committed."""
+        self._num_seeking = self._num_forgotten = 0
+        """Seeks under way, and how often something was forgotten: positions in between say nothing."""
         self._forward, self.callback = self.callback, self._deliver
 
     def _new_consumer_thread(self) -> ConsumerThread:
@@ -147,11 +108,30 @@ class Consumer(driver.Consumer):
         await self._forward(message)
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:
+        num_forgotten, was_seeking = self._num_forgotten, self._num_seeking
         fetched: dict[TP, list[Any]] = dict(await super()._getmany(active_partitions, timeout))
         for tp, records in fetched.items():
             if records and self._columnar(tp.topic) and not isinstance(records[0], RecordBatch):
                 fetched[tp] = [pack(tp.topic, tp.partition, records)]
+        if not was_seeking and self._num_forgotten == num_forgotten:
+            for tp in active_partitions or ():
+                if self._columnar(tp.topic):
+                    self._pass_over(tp, fetched.get(tp, []), self._thread.positions.get(tp, 0))
         return fetched
+
+    def _pass_over(self, tp: TP, batches: list[RecordBatch], position: int) -> None:
+        """What stands behind `batches`, up to where the fetch left the partition, holds no records: see 5 above.
+
+        All that was fetched before was delivered: Faust asks for more only then.
+        """
+        pending = self._pending[tp]
+        if batches:
+            if batches[-1].next_offset < position:
+                batches[-1] = replace(batches[-1], next_offset=position)
+        elif position > max(pending[-1] + 1 if pending else 0, self.committed(tp)):
+            pending.append(position - 1)
+            self._acked[tp].append(position - 1)
+            self._acked_index[tp].add(position - 1)
 
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
         if not isinstance(record, RecordBatch):
@@ -215,8 +195,8 @@ class Consumer(driver.Consumer):
 
     async def perform_seek(self) -> None:
         """Faust's seek to the committed offsets, then the app's own; nothing is fetched in between."""
-        self._forget({tp for tp in (*self._pending, *self._acked) if self._columnar(tp.topic)})
-        await super().perform_seek()
+        async with self._seeking({tp for tp in (*self._pending, *self._acked) if self._columnar(tp.topic)}):
+            await super().perform_seek()
         if self.app.starting_offsets is not None:
             await self.start_at(await self.app.starting_offsets(self.assignment()))
 
@@ -224,23 +204,38 @@ class Consumer(driver.Consumer):
         """Go on reading there. Batches that were on their way may still arrive: look at their offsets."""
         still_ours = {tp: offset for tp, offset in offsets.items() if tp in self.assignment()}
         if still_ours:
-            self._forget(still_ours)
-            await self.seek_wait(still_ours)
+            async with self._seeking(still_ours):
+                await self.seek_wait(still_ours)
+
+    @asynccontextmanager
+    async def _seeking(self, tps: Iterable[TP]) -> AsyncIterator[None]:
+        self._num_seeking += 1
+        try:
+            self._forget(tps)
+            yield
+        finally:
+            self._num_seeking -= 1
 
     def fetched(self, tp: TP) -> tuple[int, int] | None:
-        """(offset to fetch next, end of the log) as far as the fetcher knows, None before its first answer."""
-        consumer: Any = self._thread
-        assigned = consumer._ensure_consumer()._subscription.subscription.assignment
-        state = assigned.state_value(tp) if assigned is not None else None
+        """(offset to fetch next, end of what can be fetched) as the fetcher knows, None before its first answer.
+
+        The end is the first open transaction where there is one: what stands behind it cannot be had yet.
+        """
+        state = self._thread.partition_state(tp)
         if state is None or not state.has_valid_position or state.highwater is None:
             return None
-        return int(state.position), int(state.highwater)
+        return int(state.position), int(state.highwater if state.lso is None else state.lso)
+
+    def committed(self, tp: TP) -> int:
+        """Offset up to which everything was acknowledged or holds no records, as far as it was committed; else 0."""
+        return self._committed_offset[tp] or 0
 
     def give_up(self) -> None:
         """What was delivered and not acknowledged never will be: stopping shall not wait for it, nor commit it."""
         self._unacked_messages.clear()
 
     def _forget(self, tps: Iterable[TP]) -> None:
+        self._num_forgotten += 1
         for tp in tps:
             self._pending.pop(tp, None)
             self._owed.pop(tp, None)

@@ -14,7 +14,7 @@ from deploy.torture.kafka_frames import Api
 from deploy.torture.kafka_proxy import Proxy
 from schemas.settings import CommonSettings
 from schemas.topics import topic
-from streams.transport import ANSWER_S
+from streams.transport_thread import ANSWER_S
 from tests.kafka.workers import WorkerProcess, producer, project, set_up, until, worker
 
 CLIENT = "commits"

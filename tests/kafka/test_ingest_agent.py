@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import fastavro
+import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from deploy import lags, reading
 from deploy.applying import apply
 from schemas.blocks import OutcomeBlock
 from schemas.codec import encode
@@ -209,6 +211,81 @@ def test_a_foreign_topic_in_avro_is_mapped_by_the_schema_of_its_registry(
         for subject, outcome_id, value in zip(block.subjects, block.outcome_ids, block.values.tolist(), strict=True):
             found[subject] = (outcome_id, value)
     assert found == {f"c{number}": (str(number), 0.5 * number) for number in range(1, 100, 2)}
+
+
+def committed(settings: CommonSettings, name: str) -> dict[int, int]:
+    """Next offset of each partition of a topic that the ingest group has committed."""
+    found = lags.committed(settings)
+    return next(
+        (offsets for group, full, offsets in found if (group, full) == (f"{settings.namespace}.ingest", name)), {}
+    )
+
+
+def ends(settings: CommonSettings, name: str, partitions: int) -> dict[int, int]:
+    return {p: reading.span_of(settings, name, p)[1] for p in range(partitions)}
+
+
+@pytest.mark.parametrize("in_place", [True, False], ids=["in-place", "packed"])
+def test_what_a_shop_aborted_is_not_learnt_and_the_lag_is_none_also_where_nothing_else_comes(
+    broker: str, namespace: str, tmp_path: Path, in_place: bool
+) -> None:
+    orders = f"{namespace}-shop.orders"
+    admin = AdminClient({"bootstrap.servers": broker})
+    admin.create_topics([NewTopic(orders, 2, 1)])[orders].result(10)
+    settings = set_up(broker, project(namespace, PARTITIONS, more=ORDERS.format(topic=orders)))
+    shop = producer(settings, **{"transactional.id": orders})
+    shop.init_transactions(20)
+    num_kept = 0
+
+    def transact(first: int, num: int, *, is_kept: bool) -> None:
+        nonlocal num_kept
+        shop.begin_transaction()
+        for number in range(first, first + num):
+            order = {"customer": {"id": number}, "total": float(is_kept), "number": number, "status": "paid"}
+            shop.produce(orders, json.dumps(order).encode(), partition=number % 2)
+        assert shop.flush(20) == 0
+        (shop.commit_transaction if is_kept else shop.abort_transaction)(20)
+        num_kept += num * is_kept
+
+    def is_read_to_the_end() -> bool:
+        return committed(settings, orders) == ends(settings, orders, 2) and (
+            ingest.metric("headrace_ingest_lag_records") == 0
+        )
+
+    transact(0, 40, is_kept=True)
+    transact(40, 40, is_kept=False)
+    transact(80, 40, is_kept=True)
+    transact(120, 10, is_kept=False)
+    with worker("ingest", settings, tmp_path, decode_in_place=in_place) as ingest:
+        until(is_read_to_the_end, 30, ingest.said)
+        transact(130, 40, is_kept=False)  # while nothing else comes
+        until(is_read_to_the_end, 30, ingest.said)
+        transact(170, 20, is_kept=True)
+        until(lambda: ingest.metric("headrace_ingest_outcomes_total") == num_kept, 30, ingest.said)
+        until(is_read_to_the_end, 30, ingest.said)
+    blocks = [block for *_, block in read_all(settings, "journal") if isinstance(block, OutcomeBlock)]
+    kept = [*range(40), *range(80, 120), *range(170, 190)]
+    assert sorted(int(subject) for block in blocks for subject in block.subjects) == kept
+    assert set(journal_rows(settings).values()) == {1}
+
+
+def test_an_open_transaction_is_no_reason_to_restart_the_worker(broker: str, namespace: str, tmp_path: Path) -> None:
+    settings = set_up(broker, project(namespace, PARTITIONS))
+    shop = producer(settings, **{"transactional.id": namespace})
+    shop.init_transactions(20)
+    with worker("ingest", settings, tmp_path, stall_s_max=2) as ingest:
+        send(settings, outcomes(100))
+        shop.begin_transaction()
+        shop.produce(topic(namespace, "outcomes"), outcomes(1)[0], partition=0)
+        assert shop.flush(20) == 0
+        send(settings, outcomes(100, 100))
+        end = time.monotonic() + 6
+        while time.monotonic() < end:
+            assert ingest.get("/live")[0] == 200
+            time.sleep(0.2)
+        assert ingest.metric("headrace_ingest_outcomes_total") < 200
+        shop.commit_transaction(20)
+        until(lambda: ingest.metric("headrace_ingest_outcomes_total") == 201, 30, ingest.said)
 
 
 def test_a_worker_that_begins_anew_with_other_sources_is_not_ended_for_having_stopped(

@@ -13,6 +13,7 @@ from faust.types import TP
 from intervaltree import IntervalTree
 
 from streams.transport import Consumer
+from streams.transport_batch import RecordBatch
 
 TOPIC = TP("journal", 0)
 BATCHES = (999, 1999, 2999)
@@ -27,6 +28,8 @@ def consumer(kind: type[Any] = Consumer, committed: int | None = None) -> Any:
     made._committed_offset = defaultdict(lambda: None, {TOPIC: committed})
     made.app = types.SimpleNamespace(columnar_topics={"journal"}, settle=None)
     made._forward = _nothing
+    made._num_seeking = made._num_forgotten = 0
+    made.assignment = lambda: {TOPIC}
     return made
 
 
@@ -142,7 +145,6 @@ def test_what_a_failed_commit_left_is_offered_again_without_more_traffic(monkeyp
 
     monkeypatch.setattr(driver.Consumer, "_commit_offsets", commit_offsets)
     made = consumer(committed=0)
-    made.assignment = lambda: {TOPIC}
     deliver(made, *BATCHES)
     offered = []
     for acked in (999, 1999, None, None):
@@ -161,6 +163,91 @@ def test_what_a_failed_commit_left_is_not_offered_once_the_partition_is_given_aw
     made._owed[TOPIC] = 1000
     made._forget({TOPIC})
     assert made._new_offset(TOPIC) is None
+
+
+class Fetcher:
+    """Stands for all that is below our `_getmany`: answers of the broker, each with the position after it."""
+
+    def __init__(self, made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.position = 0
+        self.records: list[Any] = []
+        self.seek_to: int | None = None
+        """The app seeks there while we wait for the broker."""
+        self._made = made
+        made._thread = types.SimpleNamespace(positions={})
+        made.seek_wait = self._seek
+        monkeypatch.setattr(driver.Consumer, "_getmany", lambda *_: self._answer())
+
+    async def _answer(self) -> dict[TP, list[Any]]:
+        if self.seek_to is not None:
+            await self._made.start_at({TOPIC: self.seek_to})
+        records, self.records = self.records, []
+        self._made._thread.positions = {TOPIC: self.position}
+        return {TOPIC: records} if records else {}
+
+    async def _seek(self, offsets: dict[TP, int]) -> None:
+        self.position = offsets[TOPIC]
+
+    def fetch(self, *offsets: int, position: int) -> list[RecordBatch]:
+        """What one round of Faust's fetching delivers, records with these offsets having come."""
+        self.records = [types.SimpleNamespace(offset=offset, timestamp=1, value=b"v") for offset in offsets]
+        self.position = position
+        found = asyncio.run(self._made._getmany({TOPIC}, 1.0)).get(TOPIC, [])
+        deliver(self._made, *(batch.next_offset - 1 for batch in found))
+        return list(found)
+
+
+def test_what_ends_a_fetch_without_records_belongs_to_the_batch_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = consumer(committed=0)
+    (batch,) = Fetcher(made, monkeypatch).fetch(0, 1, 2, position=4)
+    assert batch.next_offset == 4
+    assert commit(made) is None
+    ack(made, 3)
+    assert commit(made) == 4
+
+
+def test_a_fetch_without_records_is_committed_once_all_before_it_is_acked(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = consumer(committed=0)
+    fetcher = Fetcher(made, monkeypatch)
+    fetcher.fetch(0, 1, 2, position=3)
+    for position in (6, 6, 7):
+        assert fetcher.fetch(position=position) == []
+        assert commit(made) is None
+    ack(made, 2)
+    assert [commit(made), commit(made)] == [7, None]
+    fetcher.fetch(position=9)
+    assert commit(made) == 9
+
+
+def test_a_topic_of_nothing_but_aborted_transactions_is_committed_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = consumer()
+    fetcher = Fetcher(made, monkeypatch)
+    fetcher.fetch(position=0)
+    assert commit(made) is None
+    fetcher.fetch(position=8)
+    assert commit(made) == 8
+
+
+def test_positions_of_a_fetch_during_which_the_app_sought_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = consumer(committed=10)
+    fetcher = Fetcher(made, monkeypatch)
+    fetcher.seek_to = 500
+    fetcher.fetch(position=20)
+    assert commit(made) is None
+    assert made.committed(TOPIC) == 10
+
+
+def test_waiting_for_records_costs_no_books_and_no_commits(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = consumer(committed=0)
+    fetcher = Fetcher(made, monkeypatch)
+    fetcher.fetch(0, 1, position=2)
+    ack(made, 1)
+    for _ in range(5):
+        fetcher.fetch(position=2)
+        assert len(made._pending[TOPIC]) == 1
+    assert [commit(made), commit(made)] == [2, None]
+    fetcher.fetch(position=2)
+    assert not made._pending[TOPIC]
 
 
 def test_books_do_not_grow_with_what_was_committed() -> None:
