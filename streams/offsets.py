@@ -32,6 +32,8 @@ class Offsets:
         self._first: dict[int, int] = {}
         """First offset begun since the partition became ours."""
         self._ready: dict[int, int] = {}
+        self._done: dict[int, int] = {}
+        """The furthest that was ever ready of each partition."""
         self._num_open = 0
 
     def own(self, partitions: Iterable[int]) -> None:
@@ -70,7 +72,18 @@ class Offsets:
             while requests and requests[0] in finished:
                 first = requests.popleft()
                 finished.remove(first)
-                self._ready[partition] = first + 1
+                self._ready[partition] = self._done[partition] = first + 1
+
+    def pass_over(self, partition: int, offset: int) -> None:
+        """The client has read up to `offset`, and all that it gave us has begun.
+
+        Behind the last request it may have found what is no request and never ends: aborted ones, control batches.
+        """
+        with self._lock:
+            requests = self._open.get(partition)
+            if requests is not None and not requests and offset > self._done.get(partition, 0):
+                self._first.setdefault(partition, offset - 1)
+                self._ready[partition] = self._done[partition] = offset
 
     def take(self) -> dict[int, int]:
         """Offsets to commit per partition: those that moved since the last call."""
@@ -99,3 +112,4 @@ class Offsets:
         self._num_open -= len(self._open.pop(partition, ())) - len(self._finished.pop(partition, ()))
         self._first.pop(partition, None)
         self._ready.pop(partition, None)
+        self._done.pop(partition, None)

@@ -137,12 +137,16 @@ class RequestLog:
             self._commit(wait=False)
 
     def report(self) -> None:
-        """Lag of each partition, and whether it moves, to the metrics and the health check."""
+        """Lag of each partition, and whether it moves, to the metrics and the health check.
+
+        Called when all that was read has begun.
+        """
         self._metrics.set("headrace_decide_in_flight", self._offsets.num_open)
         for place in self._consumer.position(self._consumer.assignment()):
             _, high = self._consumer.get_watermark_offsets(place, cached=True)
             if place.offset < 0 or high < 0:
                 continue
+            self._offsets.pass_over(place.partition, place.offset)
             self._metrics.set("headrace_decide_lag_records", max(0, high - place.offset), partition=place.partition)
             self._health.note(f"{self._topic}[{place.partition}]", place.offset, high)
 

@@ -75,3 +75,24 @@ def test_a_commit_that_failed_is_taken_again_and_never_one_from_before_the_parti
     book.begin(0, 9)
     book.give_back(0, 7)
     assert book.take() == {}
+
+
+def test_what_is_passed_over_is_ready_when_no_request_before_it_is_on_its_way() -> None:
+    book = Offsets()
+    book.own([0])
+    book.pass_over(0, 3)  # an aborted transaction at its beginning
+    assert book.take() == {0: 3}
+    book.give_back(0, 3)
+    assert book.take() == {0: 3}
+    book.begin(0, 3)
+    book.pass_over(0, 6)
+    assert book.take() == {}
+    book.end(0, 3)
+    assert book.take() == {0: 4}
+    book.pass_over(0, 6)
+    assert book.take() == {0: 6}
+    for offset in (4, 6):
+        book.pass_over(0, offset)
+        assert book.take() == {}
+    book.pass_over(1, 6)  # not ours
+    assert book.take() == {}
