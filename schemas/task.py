@@ -222,6 +222,12 @@ class TaskTable:
         if record.kind != "task":
             return None
         task = self._by_fingerprint.get(record.fingerprint) or Task.from_canonical(record.definition)
+        if task.fingerprint != record.fingerprint:
+            raise UserError(
+                f"a definition of task {task.name} with the fingerprint {task.fingerprint.hex()} stands under "
+                f"{record.fingerprint.hex()}",
+                "apply it again; nobody but `headrace apply` should write to the tasks topic",
+            )
         successor = self._by_name.get(task.name)
         self.add(task)
         if record.retired:

@@ -44,6 +44,7 @@ REASONS: tuple[tuple[str, str], ...] = (
     ("bad-columns", "the columns do not fit together"),
     ("bad-row", "a row that is learnt from holds unusable numbers"),
     ("wrong-format", "the record is JSON where its source declares Avro, or Avro where it declares JSON"),
+    ("bad-definition", "it is no task, source or namespace that this version reads"),
 )
 """(code, sentence) of everything that makes a record unusable; the index is the code in numba."""
 
@@ -75,6 +76,7 @@ REASONS: tuple[tuple[str, str], ...] = (
     BAD_COLUMNS,
     BAD_ROW,
     WRONG_FORMAT,
+    BAD_DEFINITION,
 ) = range(len(REASONS))
 
 

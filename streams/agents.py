@@ -107,7 +107,17 @@ class JoinRole:
         self.app.starting_offsets = self._agent.starting_offsets
         _add_agent(self.app, journal, self._agent.follow)
         self.app.task(self._agent.run)
+        self.app.task(lambda: self._tell_of_definitions(context, dead_letters))
         _on_assigned(self.app, self._agent.assigned)
+
+    async def _tell_of_definitions(self, context: Context, dead_letters: DeadLetters) -> None:
+        """What was applied and is no definition: every worker reads it, the owner of the first partition tells."""
+        where, refused = topic(context.settings.namespace, "tasks"), context.tasks.refused
+        while not self.app.should_stop:
+            while refused and 0 in self._agent.owned:
+                (offset, time_ms), value, error = refused.popleft()
+                await dead_letters.write((where, 0, offset), value, time_ms, error.reason, error.detail)
+            await self.app.sleep(BEAT_S)
 
     def close(self) -> None:
         """Deliver what is on its way."""

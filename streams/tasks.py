@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Iterator
 from types import TracebackType
 
@@ -29,6 +30,9 @@ from streams.cluster import require_topics
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5
+REFUSED_MAX = 100
+Place = tuple[int, int]
+"""(offset, append time in ms)"""
 
 
 class TaskFollower:
@@ -44,6 +48,8 @@ class TaskFollower:
         """Grows in place; safe to read from any thread."""
         self.changes = 0
         """Definitions read so far: when it has not moved, nothing has."""
+        self.refused: deque[tuple[Place, bytes, BadRecord]] = deque(maxlen=REFUSED_MAX)
+        """Records that are no definition, for whoever writes them to the dead letters: (place, record, why)."""
         self._settings = settings
         self._registry = registry
         self._namespace: Namespace | None = None
@@ -176,16 +182,23 @@ class TaskFollower:
             self._adopt(record)
         except RegistryUnavailable:
             raise
-        except (BadRecord, UserError) as error:
-            log.error(
-                "%s partition 0 offset %d: not a definition this version reads (%s); "
-                "apply it again with this version, or upgrade this process",
-                message.topic(),
-                message.offset(),
-                error,
-            )
+        except BadRecord as error:
+            self._refuse(message, payload, error)
+            return
+        except UserError as error:
+            self._refuse(message, payload, BadRecord("bad-definition", str(error)))
             return
         self.changes += 1
+
+    def _refuse(self, message: Message, payload: bytes, error: BadRecord) -> None:
+        log.error(
+            "%s partition 0 offset %d: not a definition this version reads (%s); "
+            "apply it again with this version, or upgrade this process",
+            message.topic(),
+            message.offset(),
+            error,
+        )
+        self.refused.append(((message.offset() or 0, message.timestamp()[1]), payload, error))
 
     def _adopt(self, record: TaskRecord) -> None:
         if record.kind == "namespace":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -247,6 +248,35 @@ def test_malformed_transitions_go_to_the_dead_letters_and_the_rest_goes_on(
         check_complete(writer.settings, writer, 2 * len(expected))
         until(lambda: len(reasons(len(expected))) >= 2 * len(expected), 20, join.said)
         assert set(reasons(2 * len(expected))) == set(expected)
+
+
+def test_malformed_definitions_go_to_the_dead_letters_and_the_rest_goes_on(
+    writer: JournalWriter, tmp_path: Path
+) -> None:
+    name = topic(writer.settings.namespace, "tasks")
+    record = writer.task.record()
+    strange = replace(record, fingerprint=bytes(16), definition='{"kind": "from the future"}')
+    good = encode(record, REGISTRY)
+    bad = [each for each in bad_records(good)[:10] if each[0] is not None]  # None is a tombstone
+    bad += [
+        (good[:21] + b"\xff" * 20, "bad-varint"),  # behind the fingerprint
+        (good[:21] + b"\x01" + good[22:], "negative-length"),
+        (good[:5] + b"\x01" + good[6:], "bad-definition"),  # under another's fingerprint
+        (encode(strange, REGISTRY), "bad-definition"),
+        (encode(replace(record, kind="new"), REGISTRY), "wrong-type"),
+    ]
+    producer = Producer({"bootstrap.servers": writer.settings.bootstrap})
+    with worker("join", writer.settings, tmp_path) as join:
+        for value, _ in bad:
+            producer.produce(name, value, b"some key")
+            writer.both(0)
+        assert producer.flush(10) == 0
+        writer.flush()
+        all_out(writer, join)
+        letters = [each[3] for each in read_all(writer.settings, "dead-letters", len(bad))]
+        assert sorted(letter.reason for letter in letters) == sorted(reason for _, reason in bad)
+        assert {(letter.topic, letter.partition) for letter in letters} == {(name, 0)}
+        assert join.process.poll() is None
 
 
 def test_lost_journal_records_stop_the_join_with_the_remedy_unless_declared(
