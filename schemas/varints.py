@@ -45,6 +45,7 @@ REASONS: tuple[tuple[str, str], ...] = (
     ("bad-row", "a row that is learnt from holds unusable numbers"),
     ("wrong-format", "the record is JSON where its source declares Avro, or Avro where it declares JSON"),
     ("bad-definition", "it is no task, source or namespace that this version reads"),
+    ("bad-compression", "the record batch is not what its codec writes"),
 )
 """(code, sentence) of everything that makes a record unusable; the index is the code in numba."""
 
@@ -77,6 +78,7 @@ REASONS: tuple[tuple[str, str], ...] = (
     BAD_ROW,
     WRONG_FORMAT,
     BAD_DEFINITION,
+    BAD_COMPRESSION,
 ) = range(len(REASONS))
 
 

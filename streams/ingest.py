@@ -22,7 +22,7 @@ from schemas.hashing import keys64, keys128, partitions_of
 from schemas.keys import PERSON_ACTION, PERSON_DECISION, PERSON_OUTCOME, PERSON_SOURCE, PERSON_SUBJECT
 from schemas.outcome_columns import LOOK_AGAIN, OutcomeColumns, decode_outcomes
 from schemas.records import Outcome
-from schemas.registry import Registry
+from schemas.registered import Registry
 from streams.ingest_fields import SourceMapping
 from streams.transport_batch import RecordBatch
 

@@ -52,6 +52,7 @@ def test_outcomes_are_refused_for_the_same_reason_in_columns() -> None:
 def test_the_corpus_covers_every_reason_that_bytes_alone_can_have() -> None:
     needs_more = {
         "bad-enum",  # no schema of ours has an enum; test_bounds.py covers it
+        "bad-compression",  # of a record batch, not of a record; tests/kafka/test_compression_bombs.py covers it
         "bad-definition",  # what stands in sound bytes; tests/kafka/test_tasks_following.py covers it
         "wrong-format",  # only a foreign topic declares one; tests/streams/test_ingest.py covers it
     }
