@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import fastavro
@@ -12,39 +13,47 @@ from confluent_kafka.schema_registry import Schema
 
 from schemas import codec
 from schemas.compatibility import Released, current, released
-from schemas.records import ChainPosition, Progress, Resume, SourcePosition
+from schemas.records import ChainPosition, DefinitionPosition, Progress, Resume, SourcePosition
 from schemas.registry import ConfluentRegistry, FileRegistry
 from tests.schemas.messages import same
 
 EARLIER = [version for version in released() if version.version < current()[version.name].version]
+PROGRESS_1: dict[str, Any] = {
+    "partition": 3,
+    "time_ms": 1_700_000_000_123,
+    "journal_offset": 1 << 40,
+    "transitions_offset": 77,
+    "chains": [
+        {"fingerprint": b"a" * 16, "kind": 0, "hwm": (9 << 16) | 4},
+        {"fingerprint": b"b" * 16, "kind": 1, "hwm": -1},
+    ],
+    "resume": {
+        "offset": 1 << 39,
+        "time_ms": -(2**62),
+        "sources": [{"topic": "shop.größe", "partition": 2, "offset": 1_234}],
+    },
+    "decision_counts": {"joined": 5, "open": 0},
+    "outcome_counts": {"used": 6, "copies": 2},
+}
+MEANT_1 = Progress(
+    partition=3,
+    time_ms=1_700_000_000_123,
+    journal_offset=1 << 40,
+    transitions_offset=77,
+    chains=(ChainPosition(b"a" * 16, 0, (9 << 16) | 4), ChainPosition(b"b" * 16, 1, -1)),
+    resume=Resume(1 << 39, -(2**62), (SourcePosition("shop.größe", 2, 1_234),), definitions=None),
+    decision_counts={"joined": 5, "open": 0},
+    outcome_counts={"used": 6, "copies": 2},
+    gaps=(),
+)
+IN_FORCE = {"definitions": [{"fingerprint": b"a" * 16, "time_ms": 1_700_000_000_000}]}
 WRITTEN: dict[tuple[str, int], tuple[dict[str, Any], Any]] = {
-    ("Progress", 1): (
-        {
-            "partition": 3,
-            "time_ms": 1_700_000_000_123,
-            "journal_offset": 1 << 40,
-            "transitions_offset": 77,
-            "chains": [
-                {"fingerprint": b"a" * 16, "kind": 0, "hwm": (9 << 16) | 4},
-                {"fingerprint": b"b" * 16, "kind": 1, "hwm": -1},
-            ],
-            "resume": {
-                "offset": 1 << 39,
-                "time_ms": -(2**62),
-                "sources": [{"topic": "shop.größe", "partition": 2, "offset": 1_234}],
-            },
-            "decision_counts": {"joined": 5, "open": 0},
-            "outcome_counts": {"used": 6, "copies": 2},
-        },
-        Progress(
-            partition=3,
-            time_ms=1_700_000_000_123,
-            journal_offset=1 << 40,
-            transitions_offset=77,
-            chains=(ChainPosition(b"a" * 16, 0, (9 << 16) | 4), ChainPosition(b"b" * 16, 1, -1)),
-            resume=Resume(1 << 39, -(2**62), (SourcePosition("shop.größe", 2, 1_234),), definitions=None),
-            decision_counts={"joined": 5, "open": 0},
-            outcome_counts={"used": 6, "copies": 2},
+    ("Progress", 1): (PROGRESS_1, MEANT_1),
+    ("Progress", 2): (
+        {**PROGRESS_1, "resume": {**PROGRESS_1["resume"], **IN_FORCE}},
+        replace(
+            MEANT_1,
+            resume=replace(MEANT_1.resume, definitions=(DefinitionPosition(b"a" * 16, 1_700_000_000_000),)),
         ),
     ),
 }

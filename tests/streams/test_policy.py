@@ -134,7 +134,7 @@ def test_the_trusted_version_loads_again_only_with_the_same_content() -> None:
 
 def test_every_reason_is_in_the_catalogue() -> None:
     source = Path(__file__).parents[2] / "streams"
-    text = (source / "policy.py").read_text() + (source / "snapshots.py").read_text()
+    text = "".join((source / f"{name}.py").read_text() for name in ("policy", "snapshots", "snapshot_log"))
     for reason in REFUSALS:
         assert text.count(f'"{reason}"') >= 2, f"{reason} is never given"
 
