@@ -77,7 +77,10 @@ def configure(threads: int, device: str) -> str:
     try:
         import torch
     except ImportError as error:
-        raise UserError("the learner needs torch, which is not installed", "pip install 'headrace[learner]'") from error
+        raise UserError(
+            "the learner needs torch, which is not installed",
+            "install it in headrace's source tree with `pip install '.[learner]'`",
+        ) from error
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"HEADRACE_DEVICE is {device!r}", "use auto, cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():

@@ -1,5 +1,6 @@
 """Settings that every process shares, from the environment (prefix ``HEADRACE_``).
 
+An empty variable counts as unset, as compose files and scripts have them.
 A shell: this is where the environment is read, and nowhere else in `schemas`.
 """
 
@@ -21,7 +22,9 @@ SettingsT = TypeVar("SettingsT", bound="CommonSettings")
 class CommonSettings(BaseSettings):
     """Where the broker is, which namespace to serve, where to keep caches and keys."""
 
-    model_config = SettingsConfigDict(env_prefix="HEADRACE_", frozen=True, extra="ignore", populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix="HEADRACE_", env_ignore_empty=True, frozen=True, extra="ignore", populate_by_name=True
+    )
 
     bootstrap: str = Field("127.0.0.1:9092", description="Kafka bootstrap servers, host:port, comma-separated.")
     namespace: str = Field("headrace", description="Prefix of every topic: <namespace>.requests and so on.")

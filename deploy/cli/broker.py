@@ -64,7 +64,7 @@ def prepare() -> None:
     """Make brokers of this machine start in half the time, from now on.
 
     Starts one of its own and keeps what Java has loaded by then (25 s, 70 MB in ~/.cache/headrace). Worth it where
-    brokers start often, as in tests; needs Java 25, which `pip install 'headrace[broker]'` brings.
+    brokers start often, as in tests; needs Java 25, which `pip install '.[broker]'` brings.
 
     Example:  headrace broker prepare
     """

@@ -25,14 +25,17 @@ _OF_FILES = frozenset(
     (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 )
 """Errors of files that whoever runs the command can mend."""
+COMMANDS = ("headrace ", "pip ", "kcat ")
+"""A remedy that begins with one of these is to be copied, not read."""
 
 app = typer.Typer(
     name="headrace",
     help="Events in, better decisions out, while they happen. Everything passes through Kafka.\n\n"
     "First steps:\n\n"
-    "    headrace demo                     # see it learn, on a broker of its own\n\n"
-    "    headrace up headrace.toml         # everything for development in one terminal\n\n"
-    '    headrace ask \'{"text": "my card is lost"}\'    # a decision from the shell',
+    "\b\n"  # click's mark: these lines are not to be wrapped
+    "    headrace demo                # see it learn, on a broker of its own\n"
+    "    headrace up headrace.toml    # everything for development in one terminal\n"
+    '    headrace ask \'{"text": "my card is lost"}\'  # a decision from the shell',
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -128,8 +131,14 @@ def _forget_output() -> None:
 
 
 def _sentence(text: str) -> str:
-    """Capital first, full stop last; commands inside stay as they are."""
-    shown = text[:1].upper() + text[1:] if not text.startswith("headrace ") else text
+    """Capital first, full stop last; commands inside stay as they are, one at the start too.
+
+    >>> _sentence("pip install '.[learner]'")
+    "pip install '.[learner]'"
+    """
+    if text.startswith(COMMANDS):
+        return text
+    shown = text[:1].upper() + text[1:]
     return shown if shown.endswith((".", "`")) else f"{shown}."
 
 

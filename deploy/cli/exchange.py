@@ -50,7 +50,7 @@ def ask(
 
         headrace ask '{"text": "my card has not arrived"}'
 
-        headrace ask '{"country": "de"}' --task offer --candidates '[{"action_id": "a"}, {"action_id": "b"}]'
+        headrace ask '{}' --candidates '[{"action_id":"a"}, {"action_id":"b"}]'
     """
     from deploy.definitions import read_definitions
     from deploy.exchange import ask as send

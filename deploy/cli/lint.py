@@ -17,8 +17,10 @@ def register(app: typer.Typer) -> None:
 
 
 def lint_(
-    file: Annotated[Path, typer.Argument(help="JSON lines: requests, outcomes, or both.")],
-    project: Annotated[Path, typer.Option(help="The headrace.toml to read them by.")] = Path("headrace.toml"),
+    file: Annotated[Path, typer.Argument(help="JSON lines: requests, outcomes, or both.", readable=False)],
+    project: Annotated[Path, typer.Option(help="The headrace.toml to read them by.", readable=False)] = Path(
+        "headrace.toml"
+    ),
     show: Annotated[int, typer.Option(help="Show features and reward of the first N requests.", min=0)] = 3,
 ) -> None:
     """Validate requests and outcomes without a broker, and show what would be learnt from them.
@@ -30,7 +32,7 @@ def lint_(
 
         headrace lint events.jsonl
 
-        kcat -C -t headrace.outcomes -e | headrace lint /dev/stdin --project headrace.toml
+        kcat -C -t headrace.outcomes -e | headrace lint /dev/stdin
     """
     from deploy.lint import lint
 

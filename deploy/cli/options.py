@@ -22,7 +22,8 @@ StateDir = Annotated[
         help="Folder of caches, keys and checkpoints. Else HEADRACE_STATE_DIR, else .headrace.", show_default=False
     ),
 ]
-ProjectFile = Annotated[Path, typer.Argument(help="What to decide: a headrace.toml.")]
+ProjectFile = Annotated[Path, typer.Argument(help="What to decide: a headrace.toml.", readable=False)]
+"""`readable=False`: whoever reads it says what is wrong in a sentence; typer would show how the command is used."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 

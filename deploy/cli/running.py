@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.cli.options import Bootstrap, Namespace, StateDir, common
+from deploy.cli.options import Bootstrap, Namespace, ProjectFile, StateDir, common
 from schemas.collector import uncollected
 from schemas.errors import UserError
 from schemas.settings import load_settings
@@ -138,7 +138,7 @@ def learn(
 ) -> None:
     """Learn from the transitions and publish signed snapshots. One process per namespace.
 
-    Needs torch:  pip install 'headrace[learner]'
+    Needs torch: `pip install '.[learner]'` in headrace's source tree.
 
     Example:  headrace learn --signing-key headrace.private.pem
     """
@@ -160,7 +160,7 @@ def learn(
 
 
 def up(
-    file: Annotated[Path, typer.Argument(help="What to decide: a headrace.toml.")] = Path("headrace.toml"),
+    file: ProjectFile = Path("headrace.toml"),
     port: Annotated[int, typer.Option(help="Port of our own broker; 0 takes a free one.", min=0, max=65535)] = 9092,
     bootstrap: Annotated[
         str | None, typer.Option(help="Use this cluster instead. Else HEADRACE_BOOTSTRAP.", show_default=False)

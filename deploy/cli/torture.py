@@ -53,7 +53,7 @@ def torture(
 
         headrace torture --brokers 3 --seed 7 --out report
 
-        headrace torture --kills 200 --of join,decide,learn --minutes 40 --every 0.5 1 --decisions 50000
+        headrace torture --kills 200 --of join,decide,learn --minutes 40
     """
     from deploy.torture import run, verdict
     from deploy.torture.plan import COMPONENTS

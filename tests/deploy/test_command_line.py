@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 
 from deploy import outputs
-from deploy.cli.entry import run
+from deploy.cli.entry import app, run
+from learner.environment import configure
 from schemas.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,6 +28,17 @@ def _broken(tmp_path: Path) -> Path:
     file = tmp_path / "headrace.toml"
     file.write_text('[namespace]\nname = "n"\npartitions = "four"\n')
     return file
+
+
+def _helps(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(words, what its docstring says) of every command."""
+    command = command or typer.main.get_command(app)
+    if not hasattr(command, "list_commands"):
+        yield path, command.help or ""
+        return
+    context = command.context_class(command, info_name="headrace")
+    for name in command.list_commands(context):
+        yield from _helps(command.get_command(context, name), (*path, name))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -44,6 +61,55 @@ def test_the_key_file_that_the_example_names_is_the_one_that_is_made(
     made = {path.name for path in (tmp_path / "keys").iterdir()}
     assert {Path(word.partition("=")[2]).name for word in named} == {"headrace.public.pem"}
     assert "headrace.public.pem" in made
+
+
+def test_every_example_line_of_the_help_stands_whole_so_that_it_can_be_copied(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+    run(["--help"])
+    shown = capsys.readouterr().out
+    assert "    headrace up headrace.toml    # everything for development in one terminal\n" in shown
+    assert """    headrace ask '{"text": "my card is lost"}'  # a decision from the shell\n""" in shown
+
+    for path, text in _helps():
+        run([*path, "--help"])
+        shown = capsys.readouterr().out
+        for line in text.splitlines():
+            if line.startswith("    "):
+                assert f"{line}\n" in shown, path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["apply"], ["up"], ["lint"], ["lint", str(ROOT / "README.md"), "--project"]],
+    ids=" ".join,
+)
+def test_a_file_that_may_not_be_read_is_told_in_a_sentence(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "headrace.toml"
+    file.touch()
+    # By hand: root, who may run these tests, may read everything.
+    plain_access, plain_open = os.access, io.open
+
+    def access(path: Any, mode: int) -> bool:
+        return str(path) != str(file) and plain_access(path, mode)
+
+    def opened(path: Any, *rest: Any, **more: Any) -> Any:
+        if str(path) == str(file):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return plain_open(path, *rest, **more)
+
+    monkeypatch.setattr(os, "access", access)
+    monkeypatch.setattr(io, "open", opened)
+
+    assert run([*arguments, str(file)]) == 1
+
+    said = capsys.readouterr().err
+    assert f"{file} cannot be read: Permission denied" in said
+    assert "Usage" not in said
 
 
 @pytest.mark.parametrize("group", ["broker", "topics", "keys"])
@@ -124,6 +190,18 @@ def test_a_mistake_of_our_own_is_one_line_too(
     assert code == 70
     assert "ZeroDivisionError: deep inside" in said
     assert "Traceback" not in said
+
+
+def test_a_command_that_is_the_remedy_can_be_copied(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr("learner.environment.pin", lambda _: None)
+    monkeypatch.setattr("learner.__main__.main", lambda settings: configure(1, "cpu"))
+
+    assert run(["learn"]) == 1
+
+    assert "`pip install '.[learner]'`\n" in capsys.readouterr().err
 
 
 def test_keys_are_made_once_and_the_private_one_is_for_its_owner_only(

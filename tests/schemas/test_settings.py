@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from learner.settings import LearnerSettings
 from schemas.errors import UserError
 from schemas.settings import CommonSettings, load_settings
+from streams.decider_settings import DeciderSettings
 
 
 def test_settings_come_from_the_environment_and_flags_win(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,6 +26,17 @@ def test_the_users_client_options_reach_every_client_and_ours_win(monkeypatch: p
     options = load_settings(CommonSettings).librdkafka(acks="all")
     named = {"bootstrap.servers": "127.0.0.1:9092", "client.id": "headrace", "reconnect.backoff.max.ms": 1000}
     assert options == {**named, "security.protocol": "SSL", "acks": "all"}
+
+
+@pytest.mark.parametrize("kind", [CommonSettings, DeciderSettings, LearnerSettings])
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, kind: type[CommonSettings]) -> None:
+    for name in kind.model_fields:
+        monkeypatch.setenv(f"HEADRACE_{name.upper()}", "")
+    emptied = load_settings(kind)
+    for name in kind.model_fields:
+        monkeypatch.delenv(f"HEADRACE_{name.upper()}")
+
+    assert emptied == load_settings(kind)
 
 
 @pytest.mark.parametrize("value", ["[1]", "security.protocol=SSL", '{"a": {"b": 1}}'])
