@@ -6,11 +6,13 @@ Used by `headrace up` and `headrace demo`. The broker is our own unless an exist
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deploy import applying, broker, processes, topics
+from deploy.probes import is_ready
 from deploy.supervisor import Supervisor
 from schemas import signing_keys
 from schemas.settings import CommonSettings, load_settings
@@ -18,6 +20,11 @@ from schemas.task import Project
 
 PROCESSES = ("join", "decide", "learn")
 """Names of the processes; `join` plays ingest too."""
+ROLES = {"join": "ingest+join", "decide": "decide", "learn": "learn"}
+"""What each of them does, in the words of `headrace worker`."""
+
+ASK_EVERY_S = 0.2
+REMIND_EVERY_S = 15.0
 
 LEARNER_NICENESS = 5
 """On a machine with few cores people who wait for decisions go before learning."""
@@ -53,6 +60,22 @@ class Stack:
         supervisor.start("join", ["worker", "ingest", "join"], self.environment("join"))
         supervisor.start("decide", ["worker", "decide"], self.environment("decide"))
         supervisor.start("learn", ["learn"], self.environment("learn"), LEARNER_NICENESS)
+
+    def wait_ready(self, supervisor: Supervisor, say: Callable[[str], None]) -> bool:
+        """Until every process is ready; False when one has ended or somebody interrupts. `say` hears how it goes."""
+        begun_s = reminded_s = time.monotonic()
+        waiting = dict(self.metrics_ports)
+        while waiting:
+            if supervisor.is_stopping or supervisor.first_ended() is not None:
+                return False
+            for name in [name for name, port in waiting.items() if is_ready(port)]:
+                del waiting[name]
+                say(f"{ROLES[name]} is ready after {time.monotonic() - begun_s:.0f} s")
+            if waiting and time.monotonic() - reminded_s > REMIND_EVERY_S:
+                reminded_s = time.monotonic()
+                say(f"still starting after {reminded_s - begun_s:.0f} s: {', '.join(map(ROLES.__getitem__, waiting))}")
+            time.sleep(ASK_EVERY_S)
+        return True
 
     def close(self) -> None:
         """End our own broker; the processes are the supervisor's."""

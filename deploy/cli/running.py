@@ -13,7 +13,8 @@ import typer
 from deploy.cli.options import Bootstrap, Namespace, ProjectFile, StateDir, common
 from schemas.collector import uncollected
 from schemas.errors import UserError
-from schemas.settings import load_settings
+from schemas.settings import CommonSettings, load_settings
+from schemas.task import Project
 
 ROLES = ("ingest", "decide", "join")
 
@@ -159,6 +160,21 @@ def learn(
     raise typer.Exit(main(settings))
 
 
+def _say(text: str) -> None:
+    """A line of our own among those of the processes."""
+    print(f"headrace | {text}", file=sys.stderr, flush=True)
+
+
+def _tell_ready(project: Project, settings: CommonSettings) -> None:
+    """What may be done from now on, and what a second terminal needs for it."""
+    name = settings.namespace
+    tasks = ", ".join(task.name for task in project.tasks) or "none yet (`headrace apply`)"
+    _say(f"ready: {name}.requests are answered in {name}.decisions; tasks: {tasks}.")
+    _say("For `headrace ask`, `headrace status` and the others, in another terminal:")
+    print(f"  export HEADRACE_BOOTSTRAP={settings.bootstrap}", file=sys.stderr)
+    print(f"  export HEADRACE_NAMESPACE={name}", file=sys.stderr, flush=True)
+
+
 def up(
     file: ProjectFile = Path("headrace.toml"),
     port: Annotated[int, typer.Option(help="Port of our own broker; 0 takes a free one.", min=0, max=65535)] = 9092,
@@ -168,6 +184,8 @@ def up(
     state_dir: StateDir = None,
 ) -> None:
     """Everything for development in one terminal: broker, topics, keys, definitions, workers, learner. Ctrl-C ends it.
+
+    Says when all of it is ready, and what other terminals need to reach it.
 
     Examples:
 
@@ -185,11 +203,11 @@ def up(
     with Supervisor() as supervisor:
         ready = stack.prepare(project, settings.state_dir, existing, port, settings.kafka_options)
         try:
-            print(f"headrace {project.namespace.name}: broker at {ready.settings.bootstrap}, ", end="", file=sys.stderr)
-            print(f"tasks {', '.join(task.name for task in project.tasks)}; Ctrl-C ends everything.", file=sys.stderr)
-            if ready.settings.bootstrap != settings.bootstrap:
-                print(f"  export HEADRACE_BOOTSTRAP={ready.settings.bootstrap}", file=sys.stderr)
+            _say(f"namespace {project.namespace.name}, broker at {ready.settings.bootstrap}. Ctrl-C ends everything.")
+            _say(f"starting {', '.join(stack.ROLES.values())}; the first start on a machine compiles, for minutes.")
             ready.start(supervisor)
+            if ready.wait_ready(supervisor, _say):
+                _tell_ready(project, ready.settings)
             code = supervisor.wait()
         finally:
             supervisor.end()
