@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from schemas.errors import UserError
-
 DEFAULT_FOLDER = Path(".headrace/keys")
 
 group = typer.Typer(help="Keys that the learner signs snapshots with and the workers verify.", no_args_is_help=True)
@@ -31,18 +29,8 @@ def create(
 
         export HEADRACE_PUBLIC_KEY=/etc/headrace/headrace.public.pem
     """
-    made = make(folder)
-    print("\n".join(f"{name}  {path}" for name, path in made.items()))
+    from schemas.signing_keys import create_keys
 
-
-def make(folder: Path) -> dict[str, Path]:
-    """Create the pair unless one lies there already. Raises `UserError` when the folder cannot be written."""
-    from schemas import weights
-
-    try:
-        weights.create_keys(folder)
-    except OSError as error:
-        raise UserError(
-            f"cannot write keys to {folder}: {error.strerror or error}", "name a folder you can write with --folder"
-        ) from error
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.is_file()}
+    private, public = create_keys(folder)
+    print(f"export HEADRACE_SIGNING_KEY={private}   # for the learner, and for nobody else")
+    print(f"export HEADRACE_PUBLIC_KEY={public}    # for every worker")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from deploy.cli.entry import run
 from deploy.supervisor import Supervisor
 from schemas.blocks import TransitionBlock
 from schemas.records import DecisionBucket
@@ -89,6 +92,31 @@ def test_the_readmes_program_prints_its_decision_each_time_and_its_outcome_is_jo
 def _num_joined(settings: CommonSettings) -> int:
     blocks = [found for *_, found in read_all(settings, "transitions") if isinstance(found, TransitionBlock)]
     return sum(int((block.buckets == DecisionBucket.JOINED).sum()) for block in blocks)
+
+
+def test_the_first_start_of_the_operations_page_ends_in_an_answer(broker: str, namespace: str, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    lines = re.findall(r"## First start\n+```sh\n(.*?)```", page, re.DOTALL)[0]
+    lines = lines.replace("127.0.0.1:9092", broker).replace("=shop ", f"={namespace} ")
+    (tmp_path / "headrace.toml").write_text(_block("toml").replace('"shop"', f'"{namespace}"'))
+    command = tmp_path / "headrace"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m deploy "$@"\n')
+    command.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    log = tmp_path / "first-start.log"
+    with log.open("wb") as said:
+        shell = subprocess.Popen(
+            ["sh", "-ec", lines], cwd=tmp_path, env=environment, stdout=said, stderr=said, start_new_session=True
+        )
+    flags = ["--bootstrap", broker, "--namespace", namespace, "--timeout", "5"]
+    try:
+        until(lambda: shell.poll() is not None or run(["ask", "{}", *flags]) == 0, READY_S, log.read_text)
+        assert shell.poll() is None, log.read_text()
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(shell.pid, signal.SIGKILL)
+        shell.wait(10)
 
 
 def test_status_shows_the_namespace_with_what_up_tells_to_export(up: Up) -> None:
