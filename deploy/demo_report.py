@@ -29,6 +29,36 @@ AVERAGED = 1000
 """Decisions at either end whose mean reward is reported."""
 TRAINED = (DecisionBucket.JOINED, DecisionBucket.DEFAULTED)
 
+KEYS: tuple[tuple[str, str], ...] = (
+    ("decisions", "Rows of decisions in the journal, duplicates and conflicts too."),
+    ("transitions", "Accepted rows of transitions: as many as decisions when every window has closed."),
+    ("buckets.decisions", "How many decisions ended in each bucket, as the audit counted them (docs/concepts.md)."),
+    ("buckets.outcomes", "The same of outcomes; `malformed` are the dead letters of the outcomes topic."),
+    ("duplicates_accepted", "Decisions that are learnt from twice: 0, or something is wrong."),
+    ("holes", "Decisions without an accepted row: 0, or something is wrong."),
+    ("audit", '"clean", or the list of what the audit found.'),
+    ("reward_first_1000", "Mean reward of the first 1,000 decisions that are learnt from; null of none."),
+    ("reward_last_1000", "The same of the last 1,000."),
+    ("uniform_reward", "Expected reward of a route drawn blindly: 1 / number of routes."),
+    (
+        "decision_latency_ms.p50",
+        "From the time at which the shop meant to send to the time at which it read the answer.",
+    ),
+    ("decision_latency_ms.p99", "The same, of the slowest hundredth."),
+    (
+        "window_close_to_serving_ms.p50",
+        "From the close of a reward window to the first decision that has learnt from it.",
+    ),
+    ("window_close_to_serving_ms.p99", "The same, of the slowest hundredth."),
+    ("snapshots.published", "Signed manifests in the snapshots topic."),
+    ("snapshots.served", "Versions that made at least one decision."),
+    ("snapshots.refused", "Snapshots that the decide worker refused."),
+    ("dead_letters", "Dead letters of the whole run by reason (the shop sends spoilt messages on purpose)."),
+    ("delay_decisions", "Median number of decisions between one and the first that has learnt from it; null of none."),
+    ("versions", "Software that made the figures: Python, Kafka, librdkafka, headrace and its numeric packages."),
+)
+"""(key, meaning) of all that the report holds, for docs/reference.md; a dot leads into an object of fixed keys."""
+
 
 @dataclass(frozen=True, slots=True)
 class Logged:
@@ -134,7 +164,7 @@ def quantiles(values: F64 | I64) -> dict[str, float | None]:
 def build(
     logged: Logged, audit: AuditReport, shop: Mapping[str, Any], num_actions: int, outcomes_topic: str, num_refused: int
 ) -> dict[str, Any]:
-    """The report, with the keys that README documents.
+    """The report, with the keys of `KEYS`.
 
     `num_refused` counts snapshots that a worker refused (its metrics); `num_actions` is the size of the catalogue.
     """

@@ -13,6 +13,7 @@ from typing import Any
 import typer.main
 from pydantic_settings import BaseSettings
 
+from deploy import demo_report
 from deploy.cli.entry import app
 from learner.metrics import CATALOGUE as LEARNER_METRICS
 from learner.settings import LearnerSettings
@@ -141,6 +142,9 @@ def page() -> str:
             "## Settings of the learner\n",
             settings(LearnerSettings),
             *(f"## Metrics of the {who}\n\n{metrics(catalogue)}" for who, catalogue in CATALOGUES.items()),
+            "## The demo's report\n",
+            "`demo-report.json`; a dot stands for an object within an object.\n",
+            table(("key", "meaning"), ((f"`{key}`", meaning) for key, meaning in demo_report.KEYS)),
             "## Reasons of a decision\n",
             table(("reason", "meaning"), ((f"`{r.label}`", _meaning(Reason, r.name)) for r in Reason)),
             "## Reasons of a dead letter\n",

@@ -74,6 +74,13 @@ def test_the_report_has_exactly_its_keys_and_adds_up() -> None:
         "reward_last_1000", "uniform_reward", "decision_latency_ms", "window_close_to_serving_ms", "snapshots",
         "dead_letters", "delay_decisions", "versions",
     }  # fmt: skip
+    objects = ("buckets", "decision_latency_ms", "window_close_to_serving_ms", "snapshots")
+    documented = {key for key in report if key not in objects} | {
+        f"{each}.{key}" for each in objects for key in report[each]
+    }
+    assert {key for key, _ in demo_report.KEYS} == documented
+    page = (EXAMPLE.parents[1] / "docs" / "reference.md").read_text()
+    assert all(f"| `{key}` | {meaning} |" in page for key, meaning in demo_report.KEYS)
     assert set(report["buckets"]["decisions"]) == {
         "joined",
         "defaulted",
