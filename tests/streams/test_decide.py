@@ -190,6 +190,16 @@ def test_an_undecidable_request_is_answered_and_names_its_reason(fields: dict[st
     assert not decided.groups
 
 
+def test_candidates_outside_the_catalogue_are_answered_with_one_of_them() -> None:
+    decided, answer = _one(_route(candidates=[Candidate("elsewhere")]), Situation(NOW))
+    assert (answer.reason, answer.actions, answer.propensities) == ("invalid", ["elsewhere"], [1.0])
+    assert decided.unjournaled[0].refusal.code == "unknown-action"
+
+    _, answer = _one(_route(candidates=[Candidate("elsewhere"), Candidate("beyond")]), Situation(NOW))
+    assert answer.actions[0] in ("elsewhere", "beyond")
+    assert answer.propensities == [0.5]
+
+
 def test_when_guardrails_mask_everything_only_the_shops_own_baseline_is_named(policy: Policy) -> None:
     decided, answer = _one(_offer(stock=0.0), Situation(NOW, policy))
     assert (answer.reason, answer.actions) == ("invalid", [])
