@@ -97,9 +97,12 @@ def _apart(wanted: tuple[str, ...], flags: dict[str, object], insecure_dev: bool
     """decide answers people who wait: it never shares a process with the others."""
     from deploy.supervisor import Supervisor
 
-    if flags.get("metrics_port"):
+    from streams.settings import WorkerSettings
+
+    if port := load_settings(WorkerSettings, **flags).metrics_port:
         raise UserError(
-            "--metrics-port names one port, but decide runs in a process of its own", "start the roles one by one"
+            f"{port} is one metrics port, but decide runs in a process of its own",
+            "start decide and the other roles one by one, or let HEADRACE_METRICS_PORT be 0, any free port",
         )
     given = [
         text

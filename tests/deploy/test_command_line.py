@@ -165,6 +165,16 @@ def test_an_unknown_role_is_told_with_those_there_are(capsys: pytest.CaptureFixt
     assert "ingest, decide, join" in capsys.readouterr().err
 
 
+def test_one_metrics_port_is_refused_for_two_processes_wherever_it_is_set(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(["worker", "--metrics-port", "9401"]) == 1
+    assert "9401 is one metrics port" in capsys.readouterr().err
+    monkeypatch.setenv("HEADRACE_METRICS_PORT", "9400")
+    assert run(["worker", "ingest", "decide", "join"]) == 1
+    assert "9400 is one metrics port" in capsys.readouterr().err
+
+
 def test_the_traceback_is_shown_only_when_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
