@@ -29,6 +29,7 @@ from learner.restore import Restored, restore, to_checkpoint
 from learner.settings import LearnerSettings
 from learner.uploads import Uploads
 from learner.watch import ManifestWatch
+from schemas import early_stop
 from schemas.blocks import TransitionBlock
 from schemas.codec import BadRecord, decode
 from schemas.collector import uncollected
@@ -115,7 +116,8 @@ class Loop:
     def _warm_up(self, device: str) -> None:
         from learner.warm_up import warm_up  # loads the experts, hence torch
 
-        warm_up(self._registry, device)
+        with early_stop.ending_at_once():
+            warm_up(self._registry, device)
 
     def _wait_for_namespace(self) -> Namespace | None:
         """The applied namespace; waits for the first apply. None when stopped meanwhile."""

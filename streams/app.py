@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 
+from schemas import early_stop
 from schemas.collector import uncollected
 from schemas.errors import UserError
 from schemas.registry import Registry, open_for_service
@@ -63,6 +64,8 @@ class _Life:
 
     def run(self) -> int | None:
         """Check, start, serve, stop."""
+        # Faust's handlers are gone after a first life. What this process tells itself is no end in order: start again.
+        early_stop.install(lambda: int(self._begins_anew or self._failure is not None))
         settings, registry = self._settings, self._registry
         with TaskFollower(settings, registry) as tasks:
             tasks.wait_ready(TASKS_READ_S)

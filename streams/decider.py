@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from types import FrameType
 
+from schemas import early_stop
 from schemas.codec import BadRecord, decode_request, encode
 from schemas.frozen import frozen
 from schemas.records import Decision, Reason
@@ -162,7 +163,8 @@ class Decider:
         """The loop, from the first assignment to the last commit."""
         before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
         sys.setswitchinterval(SWITCH_S)
-        rehearse(self._decide, self._tasks, self._registry, self._snapshots.policy)
+        with early_stop.ending_at_once():
+            rehearse(self._decide, self._tasks, self._registry, self._snapshots.policy)
         gc.collect()
         gc.freeze()
         gc.set_threshold(YOUNG_OBJECTS_MAX)

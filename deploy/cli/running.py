@@ -96,7 +96,6 @@ def worker(
 def _apart(wanted: tuple[str, ...], flags: dict[str, object], insecure_dev: bool, declare_gap: bool) -> int:
     """decide answers people who wait: it never shares a process with the others."""
     from deploy.supervisor import Supervisor
-
     from streams.settings import WorkerSettings
 
     if port := load_settings(WorkerSettings, **flags).metrics_port:
