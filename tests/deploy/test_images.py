@@ -47,7 +47,7 @@ def test_every_folder_that_is_written_belongs_to_the_user_so_that_a_new_volume_d
     for line in re.findall(r"install -d -o headrace -g headrace (.*)", DOCKERFILE):
         owned |= {word for word in line.split() if word.startswith("/")}
     written = set(re.findall(r"(?:STATE_DIR|CACHE_DIR)=(/\S+)", DOCKERFILE))
-    mounted = set(re.findall(r'"(?:keys|decide|learn):(/[\w/]+)', COMPOSE))
+    mounted = set(re.findall(r'"(?:keys|decide|learn|worker-cache|learner-cache):(/[\w/]+)', COMPOSE))
     assert written | mounted == owned
 
 
