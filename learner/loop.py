@@ -89,10 +89,10 @@ class Loop:
             key = signing_key(settings)
             self._registry = open_for_service(settings.schema_registry_url)
             topics = require_topics(settings, [topic(settings.namespace, name) for name in TOPICS], self._stop)
-            if not topics:
+            if not topics or self._stop.is_set():
                 return 0
             identity = topics[topic(settings.namespace, "transitions")]
-            with uncollected():
+            with uncollected(), early_stop.ending_at_once():
                 device = environment.configure(settings.threads, settings.device)  # loads torch: after what fails fast
                 if make is None:
                     self._warm_up(device)
@@ -116,8 +116,7 @@ class Loop:
     def _warm_up(self, device: str) -> None:
         from learner.warm_up import warm_up  # loads the experts, hence torch
 
-        with early_stop.ending_at_once():
-            warm_up(self._registry, device)
+        warm_up(self._registry, device)
 
     def _wait_for_namespace(self) -> Namespace | None:
         """The applied namespace; waits for the first apply. None when stopped meanwhile."""
