@@ -6,12 +6,15 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from schemas.codec import decode_outcome, decode_request
 from schemas.registry import FileRegistry
 from schemas.task import parse
 from streams.features import Encoder
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
 
 
 def _block(language: str) -> str:
@@ -34,6 +37,13 @@ def test_the_outcome_of_the_readme_is_one_that_the_task_counts() -> None:
     sent = [text for text in re.findall(r"'customer-17:(\{.*?\})'", README) if "type" in json.loads(text)]
     outcome = decode_outcome(sent[0].encode(), FileRegistry())
     assert outcome.type in {each.name for each in task.reward.types}
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *(ROOT / "docs").glob("*.md")], ids=lambda page: page.name)
+def test_every_file_that_a_page_points_to_is_there(page: Path) -> None:
+    targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", page.read_text())]
+
+    assert [each for each in targets if each and "://" not in each and not (page.parent / each).exists()] == []
 
 
 def test_the_program_of_the_readme_compiles() -> None:
