@@ -93,7 +93,7 @@ class ConfluentRegistry:
         except ImportError as error:
             raise UserError(
                 f"the client of the schema registry {url} is not installed ({error})",
-                'install it: pip install "headrace[registry]"',
+                "install it: `pip install '.[registry]'`",
             ) from error
         self.client = SchemaRegistryClient.new_client({"url": url, **_PATIENCE, **(settings or {})})
         self._url = url
