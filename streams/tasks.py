@@ -20,7 +20,7 @@ from schemas.broker_wait import end_of
 from schemas.codec import BadRecord, decode, encode
 from schemas.errors import UserError
 from schemas.records import TaskRecord
-from schemas.registry import Registry, RegistryUnavailable, open_registry
+from schemas.registry import FileRegistry, Registry, RegistryUnavailable, open_registry
 from schemas.settings import CommonSettings
 from schemas.task import Namespace, Source, TaskTable, parse
 from schemas.topics import topic
@@ -50,12 +50,14 @@ binary = true
 """
 
 
-def rehearse(registry: Registry) -> None:
+def rehearse() -> None:
     """Read a made-up definition, so that numba compiles what reads one: 8 s of processor in a new container.
 
     Before the first is read from the log and not while: a processor of which there is a fifth would take longer than
-    `TaskFollower.wait_ready` waits, for ever where every start is the first one.
+    `TaskFollower.wait_ready` waits, for ever where every start is the first one. By the packaged schemas: a registry
+    that is away is no reason not to compile.
     """
+    registry = FileRegistry()
     record = decode(encode(parse(_REHEARSED).tasks[0].record(), registry), registry, expect=TaskRecord)
     assert isinstance(record, TaskRecord)
     TaskTable().apply(record)
@@ -108,7 +110,7 @@ class TaskFollower:
         require_topics(self._settings, [topic(self._settings.namespace, "tasks")])
         if self._registry is None:
             self._registry = open_registry(self._settings.schema_registry_url)
-        rehearse(self._registry)
+        rehearse()
         self._thread.start()
         return self
 

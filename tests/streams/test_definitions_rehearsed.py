@@ -18,7 +18,7 @@ def compiled():
     return {repr(each): len(each.signatures) for each in gc.get_objects() if isinstance(each, Dispatcher)}
 
 registry = FileRegistry()
-rehearse(registry)
+rehearse()
 before = compiled()
 record = load("examples/support/headrace.toml").tasks[0].record()
 TaskTable().apply(decode(encode(record, registry), registry))
