@@ -10,7 +10,8 @@ import re
 import sys
 import time
 
-REPEAT_S = 60.0
+REPEAT_S = 300.0
+"""What goes on for longer is said again: a broker that is gone for a minute is one line."""
 _NOISY = ("aiokafka", "headrace.kafka", "faust", "kafka", "mode")
 _NUMBERS = re.compile(r"\d+(\.\d+)?")
 _OUTAGE = re.compile(

@@ -163,6 +163,41 @@ def test_a_foreign_topic_of_any_partition_count_is_mapped_also_when_it_is_applie
         assert ingest.metric("headrace_ingest_passed_over_total") == 50
 
 
+def test_malformed_records_of_a_foreign_topic_go_to_the_dead_letters_and_the_rest_goes_on(
+    broker: str, namespace: str, tmp_path: Path
+) -> None:
+    def order(**fields: Any) -> bytes:
+        return json.dumps({"customer": {"id": 7}, "total": 2.5, "number": 1, "status": "paid", **fields}).encode()
+
+    bad: list[tuple[bytes | None, str]] = [
+        (None, "empty"),
+        (b"", "empty"),
+        (b"no json", "bad-magic"),
+        (b"\0\0", "wrong-format"),
+        (order()[:-1], "bad-json"),
+        (order()[:-1] + b"\xff}", "bad-utf8"),
+        (order(total=float("nan")), "bad-json"),
+        (order().replace(b"2.5", b"1e999"), "not-finite"),
+        (order(total="dear"), "wrong-type"),
+        (order(customer={"id": [7]}), "wrong-type"),
+        (order(customer={}), "missing-field"),
+        (order().replace(b"2.5", b"[" * 200 + b"]" * 200), "too-deep"),
+        (b"\0\0\0\0\x07" + order(), "wrong-format"),
+    ]
+    orders = f"{namespace}-shop.orders"
+    admin = AdminClient({"bootstrap.servers": broker})
+    admin.create_topics([NewTopic(orders, 3, 1)])[orders].result(10)
+    settings = set_up(broker, project(namespace, PARTITIONS, more=ORDERS.format(topic=orders)))
+    mixed = [value for number, (each, _) in enumerate(bad) for value in (order(number=number), each)]
+    with worker("ingest", settings, tmp_path) as ingest:
+        send(settings, mixed, orders)
+        letters = [each[3] for each in read_all(settings, "dead-letters", len(bad))]
+        assert sorted(letter.reason for letter in letters) == sorted(reason for _, reason in bad)
+        assert {letter.topic for letter in letters} == {orders}
+        until(lambda: len(journal_rows(settings)) == len(bad), 30, ingest.said)
+        assert ingest.process.poll() is None
+
+
 ORDER = {
     "type": "record",
     "name": "Order",
