@@ -26,7 +26,7 @@ BLOCK_ROWS_MAX = 65_535
 _ROW_BYTES = 72
 """Position, closed_at, version (≤ 10 each), key (16), bucket, flags, outcomes, counts, reason: varints at worst."""
 _VARINT_BYTES = 5
-SEGMENT_ROWS_MIN = 256
+SEGMENT_ROWS_MIN = 1024
 """Smaller segments are joined: the arrays of a segment take some 3.5 KB beside what stands in them."""
 _SMALL_SEGMENTS_MAX = 16
 """So many come before they are joined: a call of `concatenate` per column for all of them."""
