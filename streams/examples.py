@@ -1,4 +1,6 @@
-"""A made-up request with every declared feature of a task: for rehearsals and for trying a policy before it serves.
+"""What is made up: a task, and a request with every declared feature of one.
+
+For warming up, for rehearsals and for trying a policy before it serves.
 
 Pure.
 """
@@ -7,7 +9,28 @@ from __future__ import annotations
 
 from schemas.feature_spec import FeatureSpec
 from schemas.records import Candidate, DecisionRequest, Features, Vector
-from schemas.task import Task
+from schemas.task import Task, parse
+
+_PROJECT = """
+[namespace]
+name = "example"
+[[tasks]]
+name = "example"
+kind = "choice"
+actions = ["a", "b"]
+[tasks.context]
+price = { kind = "number" }
+[tasks.reward]
+window = "1s"
+[tasks.reward.outcomes.click]
+aggregate = "max"
+binary = true
+"""
+
+
+def example_task() -> Task:
+    """A small task with a catalogue of two."""
+    return parse(_PROJECT).tasks[0]
 
 
 def example_of(task: Task) -> DecisionRequest:

@@ -22,10 +22,11 @@ from schemas.errors import UserError
 from schemas.records import TaskRecord
 from schemas.registry import FileRegistry, Registry, RegistryUnavailable, open_registry
 from schemas.settings import CommonSettings
-from schemas.task import Namespace, Source, TaskTable, parse
+from schemas.task import Namespace, Source, TaskTable
 from schemas.topics import topic
 from schemas.undecoded import Undecoded
 from streams.cluster import require_topics
+from streams.examples import example_task
 
 log = logging.getLogger(__name__)
 
@@ -33,21 +34,6 @@ POLL_S = 0.5
 REFUSED_MAX = 100
 Place = tuple[int, int]
 """(offset, append time in ms)"""
-_REHEARSED = """
-[namespace]
-name = "rehearsal"
-[[tasks]]
-name = "rehearsal"
-kind = "choice"
-actions = ["a", "b"]
-[tasks.context]
-price = { kind = "number" }
-[tasks.reward]
-window = "1s"
-[tasks.reward.outcomes.click]
-aggregate = "max"
-binary = true
-"""
 
 
 def rehearse() -> None:
@@ -58,7 +44,7 @@ def rehearse() -> None:
     that is away is no reason not to compile.
     """
     registry = FileRegistry()
-    record = decode(encode(parse(_REHEARSED).tasks[0].record(), registry), registry, expect=TaskRecord)
+    record = decode(encode(example_task().record(), registry), registry, expect=TaskRecord)
     assert isinstance(record, TaskRecord)
     TaskTable().apply(record)
 

@@ -20,27 +20,13 @@ from schemas.decision_columns import PROPENSITY_ONE, DecisionColumns, FeatureCol
 from schemas.keys import decision_key, subject_key
 from schemas.records import Outcome, Resume
 from schemas.registry import Registry
-from schemas.task import Task, TaskTable, parse
+from schemas.task import Task, TaskTable
+from streams.examples import example_task
 from streams.ingest import ingest
 from streams.transport_batch import RecordBatch, pack
 
 log = logging.getLogger(__name__)
 
-_PROJECT = """
-[namespace]
-name = "warm-up"
-[[tasks]]
-name = "warm-up"
-kind = "choice"
-actions = ["a", "b"]
-[tasks.context]
-price = { kind = "number" }
-[tasks.reward]
-window = "1s"
-[tasks.reward.outcomes.click]
-aggregate = "max"
-binary = true
-"""
 _NUM_ROWS = 2
 
 
@@ -58,7 +44,7 @@ def warm_up_join(registry: Registry) -> None:
     from streams.join_index import CHAINS_MIN, DECISION, OUTCOME, PagedRing
 
     started_s = time.monotonic()
-    task = parse(_PROJECT).tasks[0]
+    task = example_task()
     join = JoinPartition(0, TaskTable([task]), Resume(0))
     for dtype, hashed in ((DECISION, (0, 2)), (OUTCOME, (0,))):
         PagedRing(dtype, len(hashed)).widen(2 * CHAINS_MIN, hashed)
