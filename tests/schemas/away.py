@@ -1,6 +1,9 @@
-"""A registry that is away for some schemas, and comes back."""
+"""A registry that is away for some schemas, and comes back; and messages that wait for it."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
 
 from schemas.registered import RegisteredSchema
 from schemas.registry import FileRegistry, RegistryUnavailable
@@ -21,3 +24,14 @@ class AwayRegistry(FileRegistry):
             self.num_asked += 1
             raise RegistryUnavailable("the schema registry did not answer: refused", "check that it runs")
         return super().schema_of(schema_id)
+
+
+def message(payload: bytes | None, offset: int = 0) -> Any:
+    """As librdkafka gives it."""
+    return SimpleNamespace(
+        value=lambda: payload,
+        offset=lambda: offset,
+        topic=lambda: "unit.tasks",
+        partition=lambda: 0,
+        error=lambda: None,
+    )

@@ -33,21 +33,10 @@ from streams.transport_batch import pack
 from tests.kafka.decider_process import project
 from tests.kafka.journal_writer import decision_block, outcome_block
 from tests.kafka.workers import until
-from tests.schemas.away import AwayRegistry
+from tests.schemas.away import AwayRegistry, message
 
 REGISTRY = FileRegistry()
 FOREIGN = b"\0\0\0\0\x27\x10rest"
-
-
-def message(payload: bytes | None, offset: int = 0) -> Any:
-    """As librdkafka gives it."""
-    return SimpleNamespace(
-        value=lambda: payload,
-        offset=lambda: offset,
-        topic=lambda: "unit.tasks",
-        partition=lambda: 0,
-        error=lambda: None,
-    )
 
 
 def test_of_a_request_whose_schema_cannot_be_fetched_nothing_is_salvaged() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,20 +14,9 @@ from schemas.settings import CommonSettings
 from schemas.task import parse
 from streams.tasks import TaskFollower
 from tests.kafka.decider_process import PROJECT, project
-from tests.schemas.away import AwayRegistry
+from tests.schemas.away import AwayRegistry, message
 
 REGISTRY = FileRegistry()
-
-
-def message(payload: bytes | None, offset: int = 0) -> Any:
-    """As librdkafka gives it."""
-    return SimpleNamespace(
-        value=lambda: payload,
-        offset=lambda: offset,
-        topic=lambda: "unit.tasks",
-        partition=lambda: 0,
-        error=lambda: None,
-    )
 
 
 def applied(*windows: str) -> list[TaskRecord]:
