@@ -10,7 +10,7 @@ Shape legend: K messages, N rows of all of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -33,6 +33,9 @@ _FIRST, _COUNT, _TARGET = 0, 1, 3
 """Columns of a table of `column_reader.measure` that are used here."""
 
 
+_NONE: I64 = np.empty(0, np.int64)
+
+
 @dataclass(frozen=True, slots=True)
 class Merged:
     """Rows of several messages as one block."""
@@ -46,9 +49,13 @@ class Merged:
     versions: I64
     """(K,) snapshot version of each DecisionBlock, () for outcomes."""
     sources: tuple[tuple[str, int], ...]
-    """(K,) source topic and partition of each OutcomeBlock, () for decisions."""
+    """Source topics and partitions of OutcomeBlocks, each once, in order of their first message."""
+    source_of: I64
+    """(K,) index among them of each message, () for decisions."""
     type_names: tuple[tuple[str, ...], ...]
-    """(K,) outcome types of each OutcomeBlock, to which the codes of its rows refer; () for decisions."""
+    """Outcome types to which the codes of the rows of an OutcomeBlock refer."""
+    type_names_of: I64
+    """(K,) index among them of each message, () for decisions."""
 
 
 @numba.njit(cache=True, nogil=True)
@@ -86,6 +93,64 @@ def _fill_all(buffer: U8, starts: I64, stops: I64, layout: I64, tables: I64) -> 
     return True, firsts, totals, longs.view(np.uint8)
 
 
+@numba.njit(cache=True, nogil=True)
+def _leaders(buffer: U8, begins: I64, ends: I64, numbers: I64) -> I64:
+    """(K,) index of the first message that each is like: the same bytes in every span, the same numbers.
+
+    begins, ends (K, F): spans within the buffer; numbers (K, M).
+    """
+    leaders = np.empty(len(begins), np.int64)
+    for message in range(len(begins)):
+        leader = 0
+        while leader < message and not (
+            leaders[leader] == leader and _alike(buffer, begins, ends, numbers, leader, message)
+        ):
+            leader += 1
+        leaders[message] = leader
+    return leaders
+
+
+@numba.njit(cache=True, nogil=True)
+def _alike(buffer: U8, begins: I64, ends: I64, numbers: I64, one: int, other: int) -> bool:
+    for number in range(numbers.shape[1]):
+        if numbers[one, number] != numbers[other, number]:
+            return False
+    for span in range(begins.shape[1]):
+        first, second, size = begins[one, span], begins[other, span], ends[one, span] - begins[one, span]
+        if ends[other, span] - second != size:
+            return False
+        for at in range(size):
+            if buffer[first + at] != buffer[second + at]:
+                return False
+    return True
+
+
+_REQUIRED, _IN_ALL_OR_NONE, _IN_EACH_OR_NONE = range(3)
+"""How the items of a column relate to what it should have: in every message; in all or in none; in each or none."""
+
+
+@numba.njit(cache=True, nogil=True)
+def _fit(tables: I64, chosen: I64, expected: I64, columns: I64) -> bool:
+    """Whether columns of the `chosen` messages have the items they must have.
+
+    expected (len(chosen),): rows of each message; columns (C, 3): field, items per row, one of the rules above.
+    """
+    for column in range(len(columns)):
+        field, size, rule = columns[column]
+        num_full = num_empty = 0
+        for index in range(len(chosen)):
+            items = tables[chosen[index], field, _COUNT]
+            if items == expected[index] * size:
+                num_full += 1
+            elif items != 0:
+                return False
+            num_empty += items == 0
+        is_whole = num_full == len(chosen) or rule == _IN_EACH_OR_NONE
+        if not is_whole and not (rule == _IN_ALL_OR_NONE and num_empty == len(chosen)):
+            return False
+    return True
+
+
 @lru_cache(maxsize=64)
 def _numbers(layout: Layout) -> Layout:
     return without_strings(layout, frozenset())
@@ -109,11 +174,25 @@ class _Messages:
         values: I64 = self.tables[:, self.place[name], _FIRST]
         return values
 
-    def raw(self, message: int, first: str, stop: str) -> bytes:
-        """Bytes of the message from field `first` up to field `stop`; neither may be a number."""
-        table, start = self.tables[message], self.starts[message]
-        begin, end = table[self.place[first], _FIRST], table[self.place[stop], _FIRST]
-        return self.view[start + begin : start + end].tobytes()
+    def fit(self, chosen: I64, expected: I64, columns: Iterable[tuple[str, int, int]]) -> bool:
+        """As `_fit`, columns by name."""
+        places = np.array([(self.place[name], size, rule) for name, size, rule in columns])
+        return bool(_fit(self.tables, chosen, expected, places))
+
+    def leaders(self, texts: Sequence[str], numbers: Sequence[str]) -> I64:
+        """(K,) index of the first message with the same text, bytes and fixed fields `texts` and `numbers`."""
+        fields = [self.place[name] for name in texts]
+        begins = self.tables[:, fields, _FIRST] + self.starts[:, None]
+        ends = begins + self.tables[:, fields, _COUNT]
+        values = self.tables[:, [self.place[name] for name in numbers], _FIRST]
+        leaders: I64 = _leaders(self.view, begins, ends, values)
+        return leaders
+
+    def leaders_between(self, first: str, stop: str) -> I64:
+        """The same by what stands from field `first` up to field `stop`, neither a number."""
+        begins, ends = (self.tables[:, self.place[name], _FIRST] + self.starts for name in (first, stop))
+        leaders: I64 = _leaders(self.view, begins[:, None], ends[:, None], np.empty((len(begins), 0), np.int64))
+        return leaders
 
     def text(self, message: int, name: str) -> bytes:
         """Bytes of a text, bytes or fixed field."""
@@ -144,36 +223,26 @@ class _Messages:
         return fields
 
 
-def _all_or_none(counts: I64, expected: I64) -> bool:
-    """Whether an optional column is there in every message, or in none."""
-    return bool((counts == expected).all() or not counts.any())
-
-
 _PER_ROW = {
     "decision_keys": 16, "subject_keys": 8, "reasons": 1, "num_candidates": 1, "request_partitions": 1,
     "request_offsets": 1,
 }  # fmt: skip
 _PER_ROW_OR_NONE = {"terminal": 1, "episode_keys": 8, "steps": 1, "context_token_counts": 1, "bounds": 2}
-_STRINGS_PER_ROW = ("decision_ids", "subjects", "episode_ids")
+_DECISION_ROWS = (
+    *((name, size, _REQUIRED) for name, size in _PER_ROW.items()),
+    *((name, size, _IN_ALL_OR_NONE) for name, size in _PER_ROW_OR_NONE.items()),
+    *((name, 1, _IN_EACH_OR_NONE) for name in ("decision_ids", "subjects", "episode_ids")),
+)
 
 
 def _rows_agree(found: _Messages, chosen: I64, limits: Limits) -> bool:
     """Whether the columns of DecisionBlocks that count rows have the lengths they must have, message by message."""
     rows = found.number("num_rows")[chosen]
-    slots, width = found.number("num_slots")[chosen[0]], found.number("context_width")[chosen[0]]
+    slots, width = (int(found.number(name)[chosen[0]]) for name in ("num_slots", "context_width"))
     if rows.min() < 1 or rows.sum() > limits.num_rows_max or not 1 <= slots <= limits.num_slots_max or width < 0:
         return False
-    required = {**_PER_ROW, "context": width, "chosen": slots}
-    optional = {**_PER_ROW_OR_NONE, "values": slots}
-    return (
-        all((found.of(name)[chosen] == rows * size).all() for name, size in required.items())
-        and all(_all_or_none(found.of(name)[chosen], rows * size) for name, size in optional.items())
-        and all(_strings_fit(found.of(name)[chosen], rows) for name in _STRINGS_PER_ROW)
-    )
-
-
-def _strings_fit(counts: I64, expected: I64) -> bool:
-    return bool(((counts == expected) | (counts == 0)).all())
+    by_task = (("context", width, _REQUIRED), ("chosen", slots, _REQUIRED), ("values", slots, _IN_ALL_OR_NONE))
+    return found.fit(chosen, rows, (*_DECISION_ROWS, *by_task))
 
 
 def _candidates_agree(found: _Messages, chosen: I64, fields: Mapping[str, Any]) -> bool:
@@ -183,17 +252,18 @@ def _candidates_agree(found: _Messages, chosen: I64, fields: Mapping[str, Any]) 
     if width < 0 or fields["num_candidates"].min() < 1:
         return False
     candidates = segment_sums(fields["num_candidates"], rows)
-    context_tokens = segment_sums(fields["context_token_counts"], found.of("context_token_counts")[chosen])
-    action_tokens = segment_sums(fields["action_token_counts"], found.of("action_token_counts")[chosen])
-    optional = {"actions": width, "action_keys": 8, "action_token_counts": 1}
-    return (
-        bool((found.of("propensities")[chosen] == candidates * slots).all())
-        and all(_all_or_none(found.of(name)[chosen], candidates * size) for name, size in optional.items())
-        and _strings_fit(found.of("action_ids")[chosen], candidates)
-        and bool((found.of("context_tokens")[chosen] == 4 * context_tokens).all())
-        and bool((found.of("context_token_values")[chosen] == context_tokens).all())
-        and bool((found.of("action_tokens")[chosen] == 4 * action_tokens).all())
-        and bool((found.of("action_token_values")[chosen] == action_tokens).all())
+    by_candidate = (
+        ("propensities", int(slots), _REQUIRED), ("actions", int(width), _IN_ALL_OR_NONE),
+        ("action_keys", 8, _IN_ALL_OR_NONE), ("action_token_counts", 1, _IN_ALL_OR_NONE),
+        ("action_ids", 1, _IN_EACH_OR_NONE),
+    )  # fmt: skip
+    return found.fit(chosen, candidates, by_candidate) and all(
+        found.fit(
+            chosen,
+            segment_sums(fields[f"{of}_token_counts"], found.of(f"{of}_token_counts")[chosen]),
+            ((f"{of}_tokens", 4, _REQUIRED), (f"{of}_token_values", 1, _REQUIRED)),
+        )
+        for of in ("context", "action")
     )
 
 
@@ -229,23 +299,19 @@ def merge_decisions(
     found = _Messages(view, starts, stops, _numbers(layout), limits)
     if not found.ok:
         return None
-    shapes = [found.number(name).tolist() for name in ("num_slots", "context_width", "action_width")]
-    alike: dict[Any, list[int]] = {}
-    for message in range(len(starts)):
-        head = (found.text(message, "task"), found.text(message, "fingerprint"), found.text(message, "catalogue"))
-        alike.setdefault((*head, *(shape[message] for shape in shapes)), []).append(message)
-    if len({head[1] for head in alike}) < len(alike):
+    leaders = found.leaders(("task", "fingerprint", "catalogue"), ("num_slots", "context_width", "action_width"))
+    firsts = np.flatnonzero(leaders == np.arange(len(leaders)))
+    if len({found.text(first, "fingerprint") for first in firsts.tolist()}) < len(firsts):
         return None  # blocks of one definition that differ in shape: at least one contradicts it
     parts = []
-    for messages in alike.values():
-        chosen = np.array(messages, np.int64)
+    for first in firsts:
+        chosen = np.flatnonzero(leaders == first)
         fields = _decision_fields(found, chosen, limits)
         block = None if fields is None else _block("DecisionBlock", fields, limits)
         if block is None:
             return None
-        parts.append(
-            Merged(block, chosen, found.number("num_rows")[chosen], found.number("snapshot_version")[chosen], (), ())
-        )
+        rows, versions = (found.number(name)[chosen] for name in ("num_rows", "snapshot_version"))
+        parts.append(Merged(block, chosen, rows, versions, (), _NONE, (), _NONE))
     return parts
 
 
@@ -262,7 +328,10 @@ _OUTCOME_ROWS = {
     "outcome_keys": 16, "subject_keys": 8, "decision_keys": 16, "action_keys": 8, "values": 1, "slots": 1, "types": 1,
     "source_offsets": 1, "times_ms": 1,
 }  # fmt: skip
-_OUTCOME_STRINGS = ("outcome_ids", "subjects", "decision_ids")
+_OUTCOME_COLUMNS = (
+    *((name, size, _REQUIRED) for name, size in _OUTCOME_ROWS.items()),
+    *((name, 1, _IN_EACH_OR_NONE) for name in ("outcome_ids", "subjects", "decision_ids")),
+)
 
 
 def merge_outcomes(view: U8, starts: I64, stops: I64, registry: Registry, limits: Limits = LIMITS) -> Merged | None:
@@ -275,19 +344,19 @@ def merge_outcomes(view: U8, starts: I64, stops: I64, registry: Registry, limits
     rows = found.number("num_rows")
     if rows.min() < 1 or rows.sum() > limits.num_rows_max:
         return None
-    fits = all((found.of(name) == rows * size).all() for name, size in _OUTCOME_ROWS.items())
-    fits = fits and all(_strings_fit(found.of(name), rows) for name in _OUTCOME_STRINGS)
-    fields = found.columns(np.arange(len(starts))) if fits else None
+    everything = np.arange(len(starts))
+    fields = found.columns(everything) if found.fit(everything, rows, _OUTCOME_COLUMNS) else None
     if fields is None:
         return None
+    with_names, names_of = _places(found.leaders_between("type_names", "outcome_ids"))
     try:
-        names = _type_names(found, registry, limits)
+        names = tuple(_type_names(found, message, registry, limits) for message in with_names)
     except BadRecord:
         return None
     ends = np.cumsum(rows)
     falls = np.diff(fields["source_offsets"]) <= 0
     falls[ends[:-1] - 1] = False  # the next message may come from another source
-    sizes = np.repeat([len(each) for each in names], rows)
+    sizes = np.repeat(np.array([len(each) for each in names])[names_of], rows)
     types = fields["types"]
     if falls.any() or (types < 0).any() or (types >= sizes).any() or not np.isfinite(fields["values"]).all():
         return None
@@ -304,19 +373,19 @@ def merge_outcomes(view: U8, starts: I64, stops: I64, registry: Registry, limits
             "source_offsets", "subject_keys", "action_keys", "slots", "types", "values", "times_ms"
         )},
     )  # fmt: skip
-    partitions = found.number("source_partition").tolist()
-    sources = tuple((found.text(k, "source_topic").decode(), partitions[k]) for k in range(len(starts)))
-    return Merged(block, np.arange(len(starts)), rows, np.empty(0, np.int64), sources, names)
+    with_sources, source_of = _places(found.leaders(("source_topic",), ("source_partition",)))
+    partitions = found.number("source_partition")
+    sources = tuple((found.text(k, "source_topic").decode(), int(partitions[k])) for k in with_sources)
+    return Merged(block, everything, rows, _NONE, sources, source_of, names, names_of)
 
 
-def _type_names(found: _Messages, registry: Registry, limits: Limits) -> tuple[tuple[str, ...], ...]:
-    """Type names of each message; those with the same bytes are read once, by the ordinary decoder."""
-    known: dict[bytes, tuple[str, ...]] = {}
-    names = []
-    for message in range(len(found.starts)):
-        raw = found.raw(message, "type_names", "outcome_ids")
-        if raw not in known:
-            payload = found.view[found.starts[message] : found.stops[message]]
-            known[raw] = decode(payload, registry, limits, OutcomeBlock, strings=False).type_names
-        names.append(known[raw])
-    return tuple(names)
+def _places(leaders: I64) -> tuple[list[int], I64]:
+    """(the messages that are like none before, (K,) index among them of the one that each message is like)."""
+    firsts = np.flatnonzero(leaders == np.arange(len(leaders)))
+    return firsts.tolist(), np.searchsorted(firsts, leaders)
+
+
+def _type_names(found: _Messages, message: int, registry: Registry, limits: Limits) -> tuple[str, ...]:
+    """Type names of one message, read by the ordinary decoder."""
+    payload = found.view[found.starts[message] : found.stops[message]]
+    return decode(payload, registry, limits, OutcomeBlock, strings=False).type_names

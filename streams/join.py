@@ -195,7 +195,7 @@ class JoinPartition:
         num_left = self._backlog_end - int(group.offsets[0])
         memory.widen(group.num_decisions, group.num_outcomes, num_left / len(group.offsets))
         steps, parts = group.steps()
-        steps = timed(steps, times, np.array([known.dedupe_at(time) for time in times.tolist()], np.int64))
+        steps = timed(steps, times, known.dedupe_at_each(times))
         seqs = memory.decisions.ring.tail + np.cumsum(np.where(parts >= 0, steps[:, LAST] - steps[:, FIRST], 0))
         offered = [self._offer_part(part, group.offsets, times, seqs) for part in group.decisions]
         told = tell_group(group, known)

@@ -112,6 +112,10 @@ class Definitions:
         longer window came into force."""
         return min(self.dedupe_ms, time_ms - self._floor_ms)
 
+    def dedupe_at_each(self, times_ms: I64) -> I64:
+        """`dedupe_at` of every time."""
+        return np.minimum(self.dedupe_ms, times_ms - self._floor_ms)
+
     def _settle(self) -> None:
         """Work out what follows from the definitions in force."""
         self.window_ms = self.backward_ms = 0

@@ -12,7 +12,7 @@ is folded one by one by `JoinPartition.fold`; a test holds both ways to the same
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -82,14 +82,13 @@ class Group:
             messages = self.outcomes.messages
             steps[messages, IS_OUTCOMES] = 1
             steps[messages, FIRST], steps[messages, LAST] = ends - self.outcomes.rows, ends
-            places = {source: place for place, source in enumerate(self.sources)}
-            steps[messages, SOURCE] = [places[source] for source in self.outcomes.sources]
+            steps[messages, SOURCE] = self.outcomes.source_of
         return steps, parts
 
     @property
-    def sources(self) -> list[tuple[str, int]]:
+    def sources(self) -> tuple[tuple[str, int], ...]:
         """Source partitions of its outcomes, in order of their first record."""
-        return [] if self.outcomes is None else list(dict.fromkeys(self.outcomes.sources))
+        return () if self.outcomes is None else self.outcomes.sources
 
 
 def timed(steps: I64, times_ms: I64, horizons_ms: I64) -> I64:
@@ -101,15 +100,13 @@ def timed(steps: I64, times_ms: I64, horizons_ms: I64) -> I64:
 def stretches(parts: I64) -> list[tuple[int, int, int]]:
     """(first record, record after the last, part) of each stretch that one call can fold: decisions of one part at
     most, any outcomes; part -1 when there are none."""
-    found: list[tuple[int, int, int]] = []
-    first, current = 0, -1
-    for record, part in enumerate(parts.tolist()):
-        if part >= 0 and current >= 0 and part != current:
-            found.append((first, record, current))
-            first = record
-        current = part if part >= 0 else current
-    found.append((first, len(parts), current))
-    return found
+    decided = np.flatnonzero(parts >= 0)
+    if not len(decided):
+        return [(0, len(parts), -1)]
+    of = parts[decided]
+    changes = np.flatnonzero(np.diff(of)) + 1
+    firsts = [0, *decided[changes].tolist()]
+    return list(zip(firsts, [*firsts[1:], len(parts)], of[[0, *changes]].tolist(), strict=True))
 
 
 def classify(buffer: U8, starts: I64, lengths: I32, registry: Registry) -> U8:
@@ -157,4 +154,4 @@ def read_group(
 
 
 def _renumbered(merged: Merged, among: I64) -> Merged:
-    return Merged(merged.block, among[merged.messages], merged.rows, merged.versions, merged.sources, merged.type_names)
+    return replace(merged, messages=among[merged.messages])

@@ -49,8 +49,8 @@ def tell_group(group: Group, known: Definitions) -> Told:
     merged = group.outcomes
     if merged is None:
         return NOTHING_TOLD
-    indices = {names: known.type_indices(names) for names in dict.fromkeys(merged.type_names)}
-    ends = dict(zip(indices, np.cumsum([len(each) for each in indices.values()]).tolist(), strict=True))
-    firsts = np.array([ends[names] - len(indices[names]) for names in merged.type_names], np.int32)
-    types = merged.block.types + np.repeat(firsts, merged.rows)
-    return told_of(merged.block, types, np.concatenate(list(indices.values())))
+    indices = [known.type_indices(names) for names in merged.type_names]
+    ends = np.cumsum([len(each) for each in indices], dtype=np.int32)
+    firsts = (ends - [len(each) for each in indices]).astype(np.int32)
+    types = merged.block.types + np.repeat(firsts[merged.type_names_of], merged.rows)
+    return told_of(merged.block, types, np.concatenate(indices))

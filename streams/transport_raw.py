@@ -202,13 +202,14 @@ def joined(found: Iterable[tuple[RecordBatch | None, int]]) -> Iterator[tuple[Re
     """The same with small batches joined up to `BATCH_BYTES_TARGET`; each with the offset to fetch after it."""
     waiting: list[RecordBatch] = []
     size_bytes, next_offset = 0, -1
-    for batch, next_offset in found:
+    for batch, following in found:
+        if batch is not None and waiting and size_bytes + batch.size_bytes > BATCH_BYTES_TARGET:
+            yield join(waiting), next_offset
+            waiting, size_bytes = [], 0
         if batch is not None:
             waiting.append(batch)
             size_bytes += batch.size_bytes
-        if size_bytes >= BATCH_BYTES_TARGET:
-            yield join(waiting), next_offset
-            waiting, size_bytes = [], 0
+        next_offset = following
     if waiting:
         yield join(waiting), next_offset
 
