@@ -7,6 +7,8 @@ all of it.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,8 @@ from schemas.blocks import DecisionBlock, TransitionBlock
 from schemas.decision_columns import PROPENSITY_ONE, DecisionColumns
 
 Bools = npt.NDArray[np.bool_]
+_INLINE: dict[str, Any] = {"cache": True, "nogil": True, "_nrt": False, "forceinline": True}
+"""What is called row by row: a call of its own would count references to its arrays."""
 
 
 @numba.njit(cache=True, nogil=True)
@@ -68,52 +72,53 @@ def rises(values: I64, strictly: bool) -> bool:
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(**_INLINE)
 def _finite(bits: I32, first: int, last: int) -> bool:
     """Whether the float32 numbers whose bits are bits[first:last] are all finite: no exponent is all ones.
 
     On integers, because the compiler may not reorder sums of floats and so does not vectorise them.
     """
     highest = np.int32(0)
-    for index in range(first, last):
+    for index in range(np.uint64(first), np.uint64(last)):  # a signed index may be negative, and numba looks each time
         highest = max(highest, bits[index] & np.int32(0x7F800000))
     return bool(highest != np.int32(0x7F800000))
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(**_INLINE)
 def _finite_f64(bits: I64, first: int, last: int) -> bool:
     """The same for float64."""
     highest = np.int64(0)
-    for index in range(first, last):
+    for index in range(np.uint64(first), np.uint64(last)):
         highest = max(highest, bits[index] & np.int64(0x7FF0000000000000))
     return bool(highest != np.int64(0x7FF0000000000000))
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(**_INLINE)
 def _sampled(propensities: I32, first: int, num_candidates: int, chosen: int, is_first_slot: bool) -> bool:
     """Whether one slot's integers are a distribution and its choice was possible under it."""
     total = np.int64(0)
     fewest = np.int32(0)
-    for index in range(first, first + num_candidates):
+    for index in range(np.uint64(first), np.uint64(first + num_candidates)):
         total += propensities[index]
         fewest = min(fewest, propensities[index])
-    if fewest < 0:
-        return False
     if chosen < 0:  # a slate may run out of candidates; the first slot never does
-        return not is_first_slot and chosen == -1 and total == 0
-    return total == PROPENSITY_ONE and chosen < num_candidates and propensities[first + chosen] > 0
+        good = not is_first_slot and chosen == -1 and total == 0
+    else:
+        good = total == PROPENSITY_ONE and chosen < num_candidates and propensities[np.uint64(first + chosen)] > 0
+    return bool(good and fewest >= 0)
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(**_INLINE)
 def _tokens(tokens: I32, values: I32, first: int, last: int) -> bool:
     lowest = np.int32(0)
-    for index in range(first, last):
+    for index in range(np.uint64(first), np.uint64(last)):
         lowest = min(lowest, tokens[index])
     return bool(lowest >= 0) and _finite(values, first, last)
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, _nrt=False)
 def _sound(
+    sound: Bools,
     num_candidates: I32,
     chosen: I32,
     propensities: I32,
@@ -127,24 +132,23 @@ def _sound(
     action_token_values: I32,
     drawn: I64,
     widths: tuple[int, int, int, int],
-) -> Bools:
-    """`sound_rows` on flat arrays, floats as their bits.
+) -> None:
+    """Fill `sound` as `sound_rows` on flat arrays, floats as their bits.
 
     widths: slots, context features, action features, float64 numbers per row.
     """
     num_slots, context_width, action_width, drawn_width = widths
-    sound = np.empty(len(num_candidates), np.bool_)
     candidate = context_token = action_token = 0
     is_finite = _finite(context, 0, len(context))  # almost always: one long loop instead of one per row
     for row in range(len(num_candidates)):
-        count = num_candidates[row]
+        count = num_candidates[np.uint64(row)]
         good = is_finite or _finite(context, row * context_width, (row + 1) * context_width)
         good &= _finite_f64(drawn, row * drawn_width, (row + 1) * drawn_width)
         if len(actions):
             good &= _finite(actions, candidate * action_width, (candidate + count) * action_width)
         for slot in range(num_slots):
             first = candidate * num_slots + slot * count
-            good &= _sampled(propensities, first, count, chosen[row * num_slots + slot], slot == 0)
+            good &= _sampled(propensities, first, count, chosen[np.uint64(row * num_slots + slot)], slot == 0)
         if len(context_token_counts):
             last = context_token + context_token_counts[row]
             good &= _tokens(context_tokens, context_token_values, context_token, last)
@@ -156,8 +160,7 @@ def _sound(
             good &= _tokens(action_tokens, action_token_values, action_token, last)
             action_token = last
         candidate += count
-        sound[row] = good
-    return sound
+        sound[np.uint64(row)] = good
 
 
 def _bits(values: F32) -> I32:
@@ -176,7 +179,9 @@ def sound_rows(block: DecisionBlock | TransitionBlock | DecisionColumns) -> Bool
     num_rows = len(columns)
     drawn = [part.reshape(num_rows, -1) for part in (columns.values, columns.bounds) if len(part)]
     flat = np.concatenate(drawn, axis=1).reshape(-1) if drawn else np.empty(0)
-    return _sound(
+    sound = np.empty(num_rows, np.bool_)
+    _sound(
+        sound,
         features.num_candidates,
         columns.chosen.reshape(-1),
         columns.propensities,
@@ -196,6 +201,7 @@ def sound_rows(block: DecisionBlock | TransitionBlock | DecisionColumns) -> Bool
             len(flat) // max(num_rows, 1),
         ),
     )
+    return sound
 
 
 @numba.njit(cache=True, nogil=True)
