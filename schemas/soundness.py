@@ -7,19 +7,16 @@ all of it.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
 import numpy.typing as npt
 
 from schemas.arrays import F32, F64, I32, I64, U8
 from schemas.blocks import DecisionBlock, TransitionBlock
+from schemas.compiled import KERNEL, SMALL
 from schemas.decision_columns import PROPENSITY_ONE, DecisionColumns
 
 Bools = npt.NDArray[np.bool_]
-_INLINE: dict[str, Any] = {"cache": True, "nogil": True, "_nrt": False, "forceinline": True}
-"""What is called row by row: a call of its own would count references to its arrays."""
 
 
 @numba.njit(cache=True, nogil=True)
@@ -72,7 +69,7 @@ def rises(values: I64, strictly: bool) -> bool:
     return True
 
 
-@numba.njit(**_INLINE)
+@numba.njit(**SMALL)
 def _finite(bits: I32, first: int, last: int) -> bool:
     """Whether the float32 numbers whose bits are bits[first:last] are all finite: no exponent is all ones.
 
@@ -84,7 +81,7 @@ def _finite(bits: I32, first: int, last: int) -> bool:
     return bool(highest != np.int32(0x7F800000))
 
 
-@numba.njit(**_INLINE)
+@numba.njit(**SMALL)
 def _finite_f64(bits: I64, first: int, last: int) -> bool:
     """The same for float64."""
     highest = np.int64(0)
@@ -93,7 +90,7 @@ def _finite_f64(bits: I64, first: int, last: int) -> bool:
     return bool(highest != np.int64(0x7FF0000000000000))
 
 
-@numba.njit(**_INLINE)
+@numba.njit(**SMALL)
 def _sampled(propensities: I32, first: int, num_candidates: int, chosen: int, is_first_slot: bool) -> bool:
     """Whether one slot's integers are a distribution and its choice was possible under it."""
     total = np.int64(0)
@@ -108,7 +105,7 @@ def _sampled(propensities: I32, first: int, num_candidates: int, chosen: int, is
     return bool(good and fewest >= 0)
 
 
-@numba.njit(**_INLINE)
+@numba.njit(**SMALL)
 def _tokens(tokens: I32, values: I32, first: int, last: int) -> bool:
     lowest = np.int32(0)
     for index in range(np.uint64(first), np.uint64(last)):
@@ -116,7 +113,7 @@ def _tokens(tokens: I32, values: I32, first: int, last: int) -> bool:
     return bool(lowest >= 0) and _finite(values, first, last)
 
 
-@numba.njit(cache=True, nogil=True, _nrt=False)
+@numba.njit(**KERNEL)
 def _sound(
     sound: Bools,
     num_candidates: I32,

@@ -11,9 +11,12 @@ and makes it a *conflict*; it names a decision of another subject, which is a *c
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
+from schemas.compiled import KERNEL, SMALL
 from streams.join_definitions import Rules
 from streams.join_index import (
     CONFLICT,
@@ -21,10 +24,9 @@ from streams.join_index import (
     DUPLICATE,
     HAS_KEYS,
     HEAD,
-    KERNEL,
     NONE,
-    SMALL,
     TAIL,
+    Decisions,
     Ring,
     newest,
     older,
@@ -42,11 +44,23 @@ _ALL_SLOTS = -2
 _DISAGREES = -1
 
 
+@njit(**SMALL)
+def _identity(decisions: Decisions, seq: int) -> Any:
+    """Who decision `seq` is."""
+    return decisions.known.records[place(decisions.known, seq)]
+
+
+@njit(**SMALL)
+def _recent(decisions: Decisions, seq: int) -> Any:
+    """What outcomes may change of decision `seq`, which must not have left that ring."""
+    return decisions.recent.records[place(decisions.recent, seq)]
+
+
 @njit(**KERNEL)
-def slot_named(decisions: Ring, seq: int, held: Nodes, action: np.uint64, slot: int) -> int:
+def slot_named(decisions: Decisions, seq: int, held: Nodes, action: np.uint64, slot: int) -> int:
     """Slot of decision `seq` that (action, slot) names; `_ALL_SLOTS` if neither is given, `_DISAGREES` for another."""
-    record = decisions.records[place(decisions, seq)]
-    num_slots = np.int64(record.slots)
+    identity, record = _identity(decisions, seq), _recent(decisions, seq)
+    num_slots = np.int64(identity.slots)
     if slot >= num_slots or slot < -1:
         return _DISAGREES
     if action == 0:
@@ -55,7 +69,7 @@ def slot_named(decisions: Ring, seq: int, held: Nodes, action: np.uint64, slot: 
         if slot >= 0 and candidate != slot:
             continue
         chosen = record.chosen
-        if record.marks & HAS_KEYS:
+        if identity.marks & HAS_KEYS:
             chosen = np.uint64(held.nodes[find_node(held, record.nodes, candidate, ACTION_KEY)].count)
         if chosen == action:
             return candidate
@@ -63,27 +77,27 @@ def slot_named(decisions: Ring, seq: int, held: Nodes, action: np.uint64, slot: 
 
 
 @njit(**SMALL)
-def is_open(decisions: Ring, seq: int, rules: Rules, kind: int, time: int) -> bool:
+def is_open(decisions: Decisions, seq: int, rules: Rules, kind: int, time: int) -> bool:
     """Whether an outcome of type `kind` at log time `time` still counts for decision `seq`."""
-    record = decisions.records[place(decisions, seq)]
-    window = rules.type_windows_ms[record.task, kind]
-    return window >= 0 and time <= record.time + window and not record.marks & CUT
+    identity = _identity(decisions, seq)
+    window = rules.type_windows_ms[identity.task, kind]
+    return window >= 0 and time <= identity.time + window and not identity.marks & CUT
 
 
 @njit(**KERNEL)
-def credit(decisions: Ring, seq: int, held: Nodes, rules: Rules, kind: int, slot: int, value: float) -> None:
+def credit(decisions: Decisions, seq: int, held: Nodes, rules: Rules, kind: int, slot: int, value: float) -> None:
     """Count an outcome for slot `slot` of decision `seq`, or for all of them."""
-    record = decisions.records[place(decisions, seq)]
-    aggregate = rules.aggregates[record.task, kind]
+    identity, record = _identity(decisions, seq), _recent(decisions, seq)
+    aggregate = rules.aggregates[identity.task, kind]
     record.uses += 1
-    first, last = (0, np.int64(record.slots)) if slot == _ALL_SLOTS else (slot, slot + 1)
+    first, last = (0, np.int64(identity.slots)) if slot == _ALL_SLOTS else (slot, slot + 1)
     for each in range(first, last):
         record.nodes = accumulate(held, record.nodes, each, kind, aggregate, value)
 
 
 @njit(**KERNEL)
 def settle_match(
-    decisions: Ring,
+    decisions: Decisions,
     seq: int,
     held: Nodes,
     rules: Rules,
@@ -94,12 +108,11 @@ def settle_match(
     subject: np.uint64,
 ) -> bool:
     """An outcome named decision `seq` by id. True when it is used, False when it is a conflict."""
-    record = decisions.records[place(decisions, seq)]
-    if record.words[2] != subject:
+    if _recent(decisions, seq).words[0] != subject:
         return False
     named = slot_named(decisions, seq, held, action, slot)
     if named == _DISAGREES:
-        record.marks |= CONFLICT
+        _identity(decisions, seq).marks |= CONFLICT
         return False
     credit(decisions, seq, held, rules, kind, named, value)
     return True
@@ -119,7 +132,7 @@ def mark(done: np.ndarray, name: int) -> None:
 
 @njit(**KERNEL)
 def attribute_by_id(
-    decisions: Ring,
+    decisions: Decisions,
     held: Nodes,
     rules: Rules,
     keys: np.ndarray,
@@ -137,10 +150,10 @@ def attribute_by_id(
     Each (task name, id) has one record in the chain, its latest; `first` leads to the one that is no duplicate.
     """
     used = conflicts = late = 0
-    seq = newest(decisions, 0, keys[0])
+    seq = newest(decisions.known, keys[0])
     while seq != NONE:
-        record = decisions.records[place(decisions, seq)]
-        following = older(decisions, 0, seq)
+        record = _identity(decisions, seq)
+        following = older(decisions.known, seq)
         if record.words[0] == keys[0] and record.words[1] == keys[1]:
             if (
                 rules.type_windows_ms[record.task, kind] >= 0
@@ -160,18 +173,20 @@ def attribute_by_id(
 
 
 @njit(**SMALL)
-def first_of(decisions: Ring, seq: int) -> int:
-    """The record of this id that is no duplicate, NONE when it has left the ring."""
-    record = decisions.records[place(decisions, seq)]
-    if not record.marks & DUPLICATE:
+def first_of(decisions: Decisions, seq: int) -> int:
+    """The record of this id that is no duplicate, NONE when nothing can come of it any more."""
+    oldest = decisions.recent.cursor[HEAD]
+    if seq < oldest:
+        return NONE
+    if not _identity(decisions, seq).marks & DUPLICATE:
         return seq
-    first = seq - np.int64(record.first)
-    return int(first) if record.first != 0 and first >= decisions.cursor[HEAD] else NONE
+    steps = np.int64(_recent(decisions, seq).first)
+    return int(seq - steps) if steps != 0 and seq - steps >= oldest else NONE
 
 
 @njit(**KERNEL)
 def attribute_by_subject(
-    decisions: Ring,
+    decisions: Decisions,
     held: Nodes,
     rules: Rules,
     subject: np.uint64,
@@ -189,12 +204,12 @@ def attribute_by_subject(
     `reach_ms` = 2 Wmax: older decisions matter to nobody.
     """
     used = late = depth = 0
-    seq = newest(decisions, 1, subject)
+    seq = newest(decisions.recent, subject)
     while seq != NONE and depth < SUBJECT_DEPTH_MAX:
-        record = decisions.records[place(decisions, seq)]
+        record = _identity(decisions, seq)
         if record.time + reach_ms < time or used == rules.names_counting[kind]:
             break
-        if record.words[2] == subject:
+        if _recent(decisions, seq).words[0] == subject:
             depth += 1
             if rules.type_windows_ms[record.task, kind] >= 0:
                 if time <= record.time + 2 * rules.windows_ms[record.task]:
@@ -207,15 +222,15 @@ def attribute_by_subject(
                         credit(decisions, seq, held, rules, kind, named, value)
                         uses[name] += 1
                         used += 1
-        seq = older(decisions, 1, seq)
+        seq = older(decisions.recent, seq)
     return used, late
 
 
 @njit(**KERNEL)
-def _waits_for(pendings: Ring, waiting: int, decisions: Ring, seq: int, rules: Rules, by_id: bool) -> bool:
+def _waits_for(pendings: Ring, waiting: int, decisions: Decisions, seq: int, rules: Rules, by_id: bool) -> bool:
     """Whether decision `seq` is one that the pending outcome `waiting` could go to, its actions aside."""
     outcome = pendings.records[place(pendings, waiting)]
-    record = decisions.records[place(decisions, seq)]
+    record = _identity(decisions, seq)
     if outcome.type < 0 or rules.type_windows_ms[record.task, outcome.type] < 0:
         return False
     if record.time > outcome.time + rules.backward_ms[record.task] or has(outcome.done, rules.names[record.task]):
@@ -223,27 +238,27 @@ def _waits_for(pendings: Ring, waiting: int, decisions: Ring, seq: int, rules: R
     names_one = outcome.words[0] != 0 or outcome.words[1] != 0
     if by_id:
         return bool(names_one and outcome.words[0] == record.words[0] and outcome.words[1] == record.words[1])
-    return not names_one and outcome.words[2] == record.words[2]
+    return not names_one and outcome.words[2] == _recent(decisions, seq).words[0]
 
 
 @njit(**KERNEL)
 def take_pending(
-    pendings: Ring, decisions: Ring, seq: int, held: Nodes, rules: Rules, found: np.ndarray, uses: np.ndarray
+    pendings: Ring, decisions: Decisions, seq: int, held: Nodes, rules: Rules, found: np.ndarray, uses: np.ndarray
 ) -> int:
     """A new decision that is no duplicate takes the outcomes that waited for it, in log order.
 
     `found` is scratch, `num pending` long. Returns how many were counted as used for the first time.
     """
-    record = decisions.records[place(decisions, seq)]
-    name = rules.names[record.task]
+    identity, subject = _identity(decisions, seq), _recent(decisions, seq).words[0]
+    name = rules.names[identity.task]
     total = num_by_subject = 0
     for by_id in range(2):
-        waiting = newest(pendings, 0, record.words[2 * (1 - by_id)])
+        waiting = newest(pendings, identity.words[0] if by_id else subject)
         while waiting != NONE:
             if _waits_for(pendings, waiting, decisions, seq, rules, by_id == 1):
                 found[total] = waiting
                 total += 1
-            waiting = older(pendings, 0, waiting)
+            waiting = older(pendings, waiting)
         if by_id == 0:
             num_by_subject = total
     newly_used = 0
@@ -261,10 +276,10 @@ def take_pending(
         if not names_one and named == _DISAGREES:
             continue
         mark(outcome.done, name)
-        if names_one and (named == _DISAGREES or outcome.words[2] != record.words[2]):
+        if names_one and (named == _DISAGREES or outcome.words[2] != subject):
             outcome.bucket = CONFLICTING
-            if outcome.words[2] == record.words[2]:
-                record.marks |= CONFLICT
+            if outcome.words[2] == subject:
+                identity.marks |= CONFLICT
             continue
         credit(decisions, seq, held, rules, outcome.type, named, outcome.value)
         uses[name] += 1

@@ -183,8 +183,8 @@ class JoinPartition:
         times = np.maximum.accumulate(np.maximum(group.times_ms, self.time_ms))
         self._fold_steps(group, times, counting)
         now = int(times[-1])
-        self._memory.decisions.note(now)
-        self._memory.outcomes.note(now)
+        self._memory.note_decisions(now, known)
+        self._memory.note_outcomes(now, known)
         self._memory.pendings.evict(self._memory.pendings.head)
         self._advance(now, counting)
         self.next_offset = last + 1
@@ -196,7 +196,7 @@ class JoinPartition:
         memory.widen(group.num_decisions, group.num_outcomes, num_left / len(group.offsets))
         steps, parts = group.steps()
         steps = timed(steps, times, known.dedupe_at_each(times))
-        seqs = memory.decisions.ring.tail + np.cumsum(np.where(parts >= 0, steps[:, LAST] - steps[:, FIRST], 0))
+        seqs = memory.next_decision + np.cumsum(np.where(parts >= 0, steps[:, LAST] - steps[:, FIRST], 0))
         offered = [self._offer_part(part, group.offsets, times, seqs) for part in group.decisions]
         told = tell_group(group, known)
         marks = np.array([self._sources.get(source, -1) for source in group.sources], np.int64)
@@ -291,13 +291,13 @@ class JoinPartition:
         index = known.index_of(block.fingerprint)
         kept, offered = offer(known, index, block)
         num_rows, num_waiting = len(block), len(memory.pendings)
-        seq = memory.decisions.ring.tail
+        seq = memory.next_decision
         memory.make_room(known, num_rows, 0, num_waiting)
         fold_decisions(
             memory.state(), known.rules, offered, index, self.time_ms, known.dedupe_at(self.time_ms), counting,
             np.empty(num_waiting, np.int64), (0, num_rows, 0),
         )  # fmt: skip
-        memory.decisions.note(self.time_ms)
+        memory.note_decisions(self.time_ms, known)
         run = np.array([[offset, 0, seq, num_rows, self.time_ms, block.snapshot_version]], np.int64)
         self._tail(index).take_in(Segment(run, 0, kept.columns, kept.decision_keys))
         self._cut(counting)
@@ -311,7 +311,7 @@ class JoinPartition:
             self._sources.get(source, -1), self.time_ms, known.dedupe_at(self.time_ms), 2 * known.window_ms, counting,
             (0, len(block)),
         )  # fmt: skip
-        memory.outcomes.note(self.time_ms)
+        memory.note_outcomes(self.time_ms, known)
         if len(memory.pendings) > self._limits.num_pending_max:
             memory.settle(self.time_ms - known.backward_ms, self._limits.num_pending_max, counting)
 

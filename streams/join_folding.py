@@ -12,6 +12,7 @@ import numpy.typing as npt
 from numba import njit
 
 from schemas.arrays import F64, I32, I64, U64
+from schemas.compiled import KERNEL, SMALL
 from streams.attribution import (
     CONFLICTING,
     COPIES,
@@ -33,12 +34,11 @@ from streams.join_index import (
     CUT,
     DUPLICATE,
     HAS_KEYS,
-    KERNEL,
     NONE,
     QUARANTINED,
-    SMALL,
     TAIL,
     TOUCH_ROWS,
+    Decisions,
     Ring,
     newest,
     older,
@@ -111,44 +111,45 @@ def _digest(offered: Offered, row: int, first: int) -> np.uint64:
 @njit(**SMALL)
 def _latest_of_id(ring: Ring, rules: Rules, name: int, keys: np.ndarray) -> tuple[int, int]:
     """(record of the task name and id or NONE, the chain's record before it or NONE)."""
-    before, seq = NONE, newest(ring, 0, keys[0])
+    before, seq = NONE, newest(ring, keys[0])
     while seq != NONE:
         record = ring.records[place(ring, seq)]
         if record.words[0] == keys[0] and record.words[1] == keys[1] and rules.names[record.task] == name:
             break
         before = seq
-        seq = older(ring, 0, seq)
+        seq = older(ring, seq)
     return seq, before
 
 
 @njit(**SMALL)
-def _duplicate(ring: Ring, rules: Rules, seq: int, latest: int, time: int) -> None:
-    """Record `seq` repeats the id of `latest`: point it at the first, which is a conflict if its actions differ."""
-    record = ring.records[place(ring, seq)]
-    record.marks |= DUPLICATE
-    first = first_of(ring, latest)
+def _duplicate(decisions: Decisions, rules: Rules, seq: int, latest: int, time: int) -> None:
+    """Decision `seq` repeats the id of `latest`: point it at the first, which is a conflict if its actions differ."""
+    known, recent = decisions.known, decisions.recent
+    known.records[place(known, seq)].marks |= DUPLICATE
+    first = first_of(decisions, latest)
     if first == NONE:
         return
+    record = recent.records[place(recent, seq)]
     record.first = np.uint32(seq - first)
-    original = ring.records[place(ring, first)]
+    original = known.records[place(known, first)]
     is_open = time <= original.time + rules.windows_ms[original.task] and not original.marks & CUT
-    if is_open and original.chosen != record.chosen:
+    if is_open and recent.records[place(recent, first)].chosen != record.chosen:
         original.marks |= CONFLICT
 
 
 @njit(**SMALL)
-def _link(ring: Ring, seq: int, latest: int, before: int) -> None:
-    """Put record `seq` into both indexes in the place of `latest`: an id has one record in its chain."""
+def _link(decisions: Decisions, seq: int, identity: Any, record: Any, latest: int, before: int) -> None:
+    """Put decision `seq` into both indexes, in that by id in the place of `latest`: an id has one record there."""
+    known = decisions.known
     if latest != NONE:
-        relink(ring, 0, ring.records[place(ring, seq)].words[0], before, older(ring, 0, latest))
-    push(ring, 0, 0, seq)
-    push(ring, 1, 2, seq)
+        relink(known, known.records[place(known, latest)].words[0], before, older(known, latest))
+    push(known, 0, seq, identity)
+    push(decisions.recent, 0, seq, record)
 
 
 @njit(**KERNEL)
 def _hold_keys(held: Nodes, offered: Offered, row: int, first: int, record: Any) -> None:
     """Keep the action key of every slot: for slates and continuous actions."""
-    record.marks |= HAS_KEYS
     for slot in range(offered.chosen.shape[1]):
         node = take_node(held, slot, ACTION_KEY)
         held.nodes[node].count = np.int64(_action_key(offered, row, first, slot))
@@ -173,37 +174,38 @@ def fold_decisions(
     `scratch` holds as many numbers as outcomes wait.
     """
     first_row, last_row, first_candidate = part
-    ring, held, counts = state.decisions, state.held, state.counts
+    known, recent, held, counts = state.decisions.known, state.decisions.recent, state.held, state.counts
     uses = counts[USES_AT if counting else USES_AT + NUM_NAMES_MAX :]
     name = rules.names[definition]
     plain = offered.chosen.shape[1] == 1 and offered.values.shape[0] == 0
     for row in range(first_row, last_row):
         if (row - first_row) % TOUCH_ROWS == 0:
-            state.done[0] = touch(ring, 0, offered.keys[:, 0], row, True)
-            state.done[1] = touch(ring, 1, offered.subjects, row, False)
-        seq = ring.cursor[TAIL]
-        record = ring.records[place(ring, seq)]
+            state.done[0] = touch(known, offered.keys[:, 0], row, True)
+            state.done[1] = touch(recent, offered.subjects, row, False)
+        seq = known.cursor[TAIL]
+        identity, record = known.records[place(known, seq)], recent.records[place(recent, seq)]
         for word in range(2):
-            record.words[word] = offered.keys[row, word]
-        record.words[2] = offered.subjects[row]
-        record.time = time
+            identity.words[word] = offered.keys[row, word]
+        identity.time = time
+        identity.task = definition
+        identity.marks = (0 if offered.sound[row] else QUARANTINED) | (0 if plain else HAS_KEYS)
+        identity.slots = min(offered.chosen.shape[1], 255)
+        record.words[0] = offered.subjects[row]
         record.chosen = _digest(offered, row, first_candidate)
         record.first = np.uint32(0)
         record.uses = 0
         record.nodes = -1
-        record.task = definition
-        record.marks = 0 if offered.sound[row] else QUARANTINED
-        record.slots = min(offered.chosen.shape[1], 255)
         if not plain:
             _hold_keys(held, offered, row, first_candidate, record)
         first_candidate += offered.num_candidates[row]
-        latest, before = _latest_of_id(ring, rules, name, offered.keys[row])
-        if latest != NONE and time - ring.records[place(ring, latest)].time <= dedupe_ms:
-            _duplicate(ring, rules, seq, latest, time)
-        ring.cursor[TAIL] += 1
-        _link(ring, seq, latest, before)
-        if num_waiting(state.pendings) and not record.marks & DUPLICATE:
-            used = take_pending(state.pendings, ring, seq, held, rules, scratch, uses)
+        latest, before = _latest_of_id(known, rules, name, offered.keys[row])
+        if latest != NONE and time - known.records[place(known, latest)].time <= dedupe_ms:
+            _duplicate(state.decisions, rules, seq, latest, time)
+        known.cursor[TAIL] += 1
+        recent.cursor[TAIL] += 1
+        _link(state.decisions, seq, identity, record, latest, before)
+        if num_waiting(state.pendings) and not identity.marks & DUPLICATE:
+            used = take_pending(state.pendings, state.decisions, seq, held, rules, scratch, uses)
             counts[OUTCOMES_AT + PENDING_COUNT] -= used
             if counting:
                 counts[OUTCOMES_AT + USED] += used
@@ -213,13 +215,13 @@ def fold_decisions(
 @njit(**KERNEL)
 def _is_copy_of_key(ring: Ring, keys: np.ndarray, time: int, dedupe_ms: int) -> bool:
     """Rule 3: whether a record with this outcome key stands within D; this one is remembered as the latest."""
-    before, seq = NONE, newest(ring, 0, keys[0])
+    before, seq = NONE, newest(ring, keys[0])
     while seq != NONE:
         record = ring.records[place(ring, seq)]
         if record.words[0] == keys[0] and record.words[1] == keys[1]:
             break
         before = seq
-        seq = older(ring, 0, seq)
+        seq = older(ring, seq)
     copied = seq != NONE and time - ring.records[place(ring, seq)].time <= dedupe_ms
     added = ring.cursor[TAIL]
     record = ring.records[place(ring, added)]
@@ -228,8 +230,8 @@ def _is_copy_of_key(ring: Ring, keys: np.ndarray, time: int, dedupe_ms: int) -> 
     record.time = time
     ring.cursor[TAIL] += 1
     if seq != NONE:
-        relink(ring, 0, keys[0], before, older(ring, 0, seq))
-    push(ring, 0, 0, added)
+        relink(ring, keys[0], before, older(ring, seq))
+    push(ring, 0, added, record)
     return bool(copied)
 
 
@@ -252,7 +254,7 @@ def _wait(ring: Ring, told: Told, row: int, kind: int, time: int, bucket: int, s
     record.bucket = bucket
     record.settled = settled
     ring.cursor[TAIL] += 1
-    push(ring, 0, 3, seq)
+    push(ring, 3, seq, record)
 
 
 @njit(**KERNEL)
@@ -273,9 +275,9 @@ def fold_outcomes(
     done = state.done
     for row in range(part[0], part[1]):
         if (row - part[0]) % TOUCH_ROWS == 0:
-            state.done[0] = touch(state.outcomes, 0, told.outcome_keys[:, 0], row, True)
-            state.done[0] = touch(state.decisions, 0, told.keys[:, 0], row, True)
-            state.done[0] = touch(state.decisions, 1, told.subjects, row, True)
+            state.done[0] = touch(state.outcomes, told.outcome_keys[:, 0], row, True)
+            state.done[0] = touch(state.decisions.known, told.keys[:, 0], row, True)
+            state.done[0] = touch(state.decisions.recent, told.subjects, row, True)
         if told.source_offsets[row] <= high_water:
             counts[OUTCOMES_AT + COPIES] += counted
             continue

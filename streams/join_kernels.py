@@ -12,6 +12,7 @@ from numba import njit
 
 from schemas.arrays import F32, I32, I64, U8, U64
 from schemas.blocks import FLAG_CUT
+from schemas.compiled import KERNEL, SMALL
 from streams.attribution import PENDING_COUNT, num_waiting
 from streams.join_counts import (
     CONFLICTING_DECISION,
@@ -23,7 +24,7 @@ from streams.join_counts import (
     QUARANTINED_DECISION,
 )
 from streams.join_definitions import Rules
-from streams.join_index import CONFLICT, CUT, DUPLICATE, HEAD, KERNEL, QUARANTINED, SMALL, TAIL, Ring, place
+from streams.join_index import CONFLICT, CUT, DUPLICATE, HEAD, QUARANTINED, TAIL, Decisions, Ring, place
 from streams.reward import Nodes, free_nodes, reward_of
 
 RUN_OFFSET, RUN_ROW, RUN_SEQ, RUN_ROWS, RUN_TIME, RUN_VERSION = range(6)
@@ -34,7 +35,7 @@ the ring, how many, T, snapshot version."""
 class State(NamedTuple):
     """Everything that a fold may change."""
 
-    decisions: Ring
+    decisions: Decisions
     outcomes: Ring
     pendings: Ring
     held: Nodes
@@ -89,14 +90,15 @@ def close_rows(
     state: State, rules: Rules, runs: I64, definition: int, is_cut: bool, counting: bool, closing: Closing
 ) -> None:
     """Rule 4 for all rows of `runs` (R, 6): bucket, reward, position. Their nodes are free afterwards."""
-    ring, held, counts = state.decisions, state.held, state.counts
+    known, recent, held, counts = state.decisions.known, state.decisions.recent, state.held, state.counts
     window = rules.windows_ms[definition]
     at = 0
     for run in range(runs.shape[0]):
         for row in range(runs[run, RUN_ROWS]):
-            record = ring.records[place(ring, runs[run, RUN_SEQ] + row)]
+            seq = runs[run, RUN_SEQ] + row
+            identity, record = known.records[place(known, seq)], recent.records[place(recent, seq)]
             flags = FLAG_CUT if is_cut else 0
-            bucket = _bucket(record.marks, record.uses)
+            bucket = _bucket(identity.marks, record.uses)
             for slot in range(closing.rewards.shape[1]):
                 reward, clipped = reward_of(held, record.nodes, slot, rules, definition)
                 closing.rewards[at, slot] = reward
@@ -108,7 +110,7 @@ def close_rows(
             closing.buckets[at] = bucket
             closing.flags[at] = flags
             if is_cut:
-                record.marks |= CUT
+                identity.marks |= CUT
             if record.nodes >= 0:
                 free_nodes(held, record.nodes)
                 record.nodes = -1

@@ -5,9 +5,9 @@ from __future__ import annotations
 from numba import njit
 
 from schemas.arrays import I64
+from schemas.compiled import KERNEL
 from streams.join_definitions import Rules
 from streams.join_folding import Offered, Told, fold_decisions, fold_outcomes
-from streams.join_index import KERNEL
 from streams.join_kernels import State, settle_pendings
 
 IS_OUTCOMES, FIRST, LAST, CANDIDATE, SOURCE, TIME, DEDUPE = range(7)

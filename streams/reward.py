@@ -18,9 +18,9 @@ from numba import njit
 
 from schemas.arrays import I64
 from schemas.blocks import FLAG_CLIPPED
+from schemas.compiled import KERNEL, SMALL
 from schemas.task import AGGREGATES
 from streams.join_definitions import Rules
-from streams.join_index import KERNEL, SMALL
 
 NODE = np.dtype([("next", "i4"), ("slot", "i2"), ("type", "i2"), ("count", "i8"), ("value", "f8")])
 """24 bytes. With type `ACTION_KEY` it holds in `count` the bits of the action key chosen for the slot."""

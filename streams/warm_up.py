@@ -41,13 +41,13 @@ def warm_up_join(registry: Registry) -> None:
     """Two decisions, their outcomes, and the transitions that come of them."""
     from streams.join import JoinPartition
     from streams.join_groups import classify, read_group
-    from streams.join_index import CHAINS_MIN, DECISION, OUTCOME, PagedRing
+    from streams.join_index import CHAINS_MIN, DECISION, IDENTITY, OUTCOME, PagedRing
 
     started_s = time.monotonic()
     task = example_task()
     join = JoinPartition(0, TaskTable([task]), Resume(0))
-    for dtype, hashed in ((DECISION, (0, 2)), (OUTCOME, (0,))):
-        PagedRing(dtype, len(hashed)).widen(2 * CHAINS_MIN, hashed)
+    for dtype in (IDENTITY, DECISION, OUTCOME):
+        PagedRing(dtype).widen(2 * CHAINS_MIN)
     ((_, outcomes),) = ingest(_batch([_outcome(registry)]), None, registry, 1).blocks
     blocks = (_decisions(task), outcomes, Tick(), Tick())
     batch = _batch([encode(block, registry) for block in blocks])

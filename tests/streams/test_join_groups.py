@@ -88,7 +88,7 @@ def test_groups_give_the_rows_and_counts_of_single_records(seed: int, monkeypatc
     assert single.sources == grouped.sources
     assert (single.time_ms, single.next_offset) == (grouped.time_ms, grouped.next_offset)
     if seed % 3 == 2 and seed % 7:
-        assert grouped._memory.decisions.ring.num_chains > 2 * single._memory.decisions.ring.num_chains
+        assert grouped._memory._known.ring.num_chains > 2 * single._memory._known.ring.num_chains
     assert num_grouped > 0 or seed % 2 == 0 or limits.num_open_max == 3
 
 

@@ -27,17 +27,17 @@ def add(ring: PagedRing, word: int, time: int = 0) -> int:
     record = ring.arrays.records[place(ring.arrays, seq)]
     record["words"][0], record["time"] = word, time
     ring.arrays.cursor[TAIL] += 1
-    push(ring.arrays, 0, 0, seq)
+    push(ring.arrays, 0, seq, record)
     return seq
 
 
 def found(ring: PagedRing, word: int) -> list[int]:
     """Sequence numbers of all records with this word, newest first."""
-    result, seq = [], newest(ring.arrays, 0, np.uint64(word))
+    result, seq = [], newest(ring.arrays, np.uint64(word))
     while seq != NONE:
         if int(ring.arrays.records[place(ring.arrays, seq)]["words"][0]) == word:
             result.append(int(seq))
-        seq = older(ring.arrays, 0, seq)
+        seq = older(ring.arrays, seq)
     return result
 
 
@@ -46,7 +46,7 @@ def found(ring: PagedRing, word: int) -> list[int]:
 def test_a_chain_holds_every_record_of_its_word_that_has_not_left_the_ring(
     steps: list[tuple[int, int]], salt: int
 ) -> None:
-    ring = PagedRing(OUTCOME, 1)
+    ring = PagedRing(OUTCOME)
     held: list[tuple[int, int]] = []
     for number, (word, leaving) in enumerate(steps):
         held.append((add(ring, word * 7919 + salt), word * 7919 + salt))
@@ -59,7 +59,7 @@ def test_a_chain_holds_every_record_of_its_word_that_has_not_left_the_ring(
 
 
 def test_thousands_of_records_are_found_while_the_table_grows_and_old_ones_leave() -> None:
-    ring = PagedRing(OUTCOME, 1)
+    ring = PagedRing(OUTCOME)
     kept = 5_000
     for number in range(3 * kept):
         add(ring, number)
@@ -70,11 +70,11 @@ def test_thousands_of_records_are_found_while_the_table_grows_and_old_ones_leave
 
 
 def test_a_table_made_at_once_holds_what_it_held_and_grows_no_more_until_it_is_full() -> None:
-    ring, wide = PagedRing(OUTCOME, 1), 3_000
+    ring, wide = PagedRing(OUTCOME), 3_000
     for number in range(700):
         add(ring, number)
     ring.evict(101)
-    ring.widen(wide, (0,))
+    ring.widen(wide)
     num_chains = ring.num_chains
     assert num_chains >= wide
     for number in range(700, wide):
@@ -88,7 +88,7 @@ def test_a_table_made_at_once_holds_what_it_held_and_grows_no_more_until_it_is_f
 
 
 def test_pages_that_were_left_are_the_next_to_be_written() -> None:
-    ring = PagedRing(OUTCOME, 1)
+    ring = PagedRing(OUTCOME)
     for number in range(20 * PAGE_ROWS):
         add(ring, number)
         if len(ring) > PAGE_ROWS:
@@ -98,12 +98,12 @@ def test_pages_that_were_left_are_the_next_to_be_written() -> None:
 
 
 def test_a_record_can_be_taken_out_of_its_chain() -> None:
-    ring = PagedRing(OUTCOME, 1)
+    ring = PagedRing(OUTCOME)
     first, second, third = (add(ring, 5) for _ in range(3))
-    relink(ring.arrays, 0, np.uint64(5), third, first)
+    relink(ring.arrays, np.uint64(5), third, first)
     assert found(ring, 5) == [third, first]
-    relink(ring.arrays, 0, np.uint64(5), NONE, first)
+    relink(ring.arrays, np.uint64(5), NONE, first)
     assert found(ring, 5) == [first]
-    relink(ring.arrays, 0, np.uint64(5), NONE, NONE)
+    relink(ring.arrays, np.uint64(5), NONE, NONE)
     assert found(ring, 5) == []
     assert second == first + 1
