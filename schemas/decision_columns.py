@@ -92,9 +92,9 @@ class FeatureColumns:
         """Da; 0 also where there is no such column."""
         return int(self.actions.shape[1]) if self.actions.ndim == 2 else 0
 
-    def rows(self, start: int, stop: int) -> FeatureColumns:
-        """Rows [start, stop) as views."""
-        first, last = _ragged(self.num_candidates, start, stop)
+    def rows(self, start: int, stop: int, candidates: tuple[int, int] | None = None) -> FeatureColumns:
+        """Rows [start, stop) as views; `candidates` where theirs begin and end, for whoever has counted them."""
+        first, last = candidates or _ragged(self.num_candidates, start, stop)
         has_actions = len(self.actions) > 0 or len(self.action_keys) > 0
         a = slice(first, last) if has_actions else slice(0, 0)
         ct = slice(*_ragged(self.context_token_counts, start, stop))
@@ -158,7 +158,7 @@ class DecisionColumns:
         first, last = _ragged(self.features.num_candidates, start, stop)
         slots = self.num_slots
         return DecisionColumns(
-            features=self.features.rows(start, stop),
+            features=self.features.rows(start, stop, (first, last)),
             catalogue=self.catalogue,
             chosen=self.chosen[start:stop],
             propensities=self.propensities[first * slots : last * slots],

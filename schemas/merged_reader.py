@@ -125,6 +125,10 @@ def _alike(buffer: U8, begins: I64, ends: I64, numbers: I64, one: int, other: in
     return True
 
 
+_NAMES_READ_MAX = 1024
+_names_read: dict[bytes, tuple[str, ...]] = {}
+"""Outcome types by the bytes that say them: a topic says few."""
+
 _REQUIRED, _IN_ALL_OR_NONE, _IN_EACH_OR_NONE = range(3)
 """How the items of a column relate to what it should have: in every message; in all or in none; in each or none."""
 
@@ -187,6 +191,12 @@ class _Messages:
         values = self.tables[:, [self.place[name] for name in numbers], _FIRST]
         leaders: I64 = _leaders(self.view, begins, ends, values)
         return leaders
+
+    def between(self, message: int, first: str, stop: str) -> bytes:
+        """Bytes of the message from field `first` up to field `stop`; neither may be a number."""
+        table, start = self.tables[message], self.starts[message]
+        begin, end = table[self.place[first], _FIRST], table[self.place[stop], _FIRST]
+        return self.view[start + begin : start + end].tobytes()
 
     def leaders_between(self, first: str, stop: str) -> I64:
         """The same by what stands from field `first` up to field `stop`, neither a number."""
@@ -386,6 +396,12 @@ def _places(leaders: I64) -> tuple[list[int], I64]:
 
 
 def _type_names(found: _Messages, message: int, registry: Registry, limits: Limits) -> tuple[str, ...]:
-    """Type names of one message, read by the ordinary decoder."""
-    payload = found.view[found.starts[message] : found.stops[message]]
-    return decode(payload, registry, limits, OutcomeBlock, strings=False).type_names
+    """Type names of one message, read by the ordinary decoder; those with the same bytes are read once."""
+    raw = found.between(message, "type_names", "outcome_ids")
+    if raw not in _names_read:
+        payload = found.view[found.starts[message] : found.stops[message]]
+        names = decode(payload, registry, limits, OutcomeBlock, strings=False).type_names
+        if len(_names_read) >= _NAMES_READ_MAX:
+            _names_read.clear()
+        _names_read[raw] = names
+    return _names_read[raw]
