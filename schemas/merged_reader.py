@@ -10,28 +10,20 @@ Shape legend: K messages, N rows of all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-import numba
 import numpy as np
 
 from schemas.arrays import I64, NO_STRINGS, U8
 from schemas.blocks import DecisionBlock, OutcomeBlock
 from schemas.bounds import LIMITS, BadRecord, Limits
-from schemas.codec import NUM_HEADER, decode
-from schemas.column_reader import fill, measure
-from schemas.columns import DTYPES, block_of
-from schemas.layout import BYTES, F64S, I64S, UNREAD_STRINGS, Layout, without_strings
-from schemas.layout import DTYPES as ARRAY_DTYPES
+from schemas.codec import decode
+from schemas.columns import block_of
+from schemas.measured_messages import IN_ALL_OR_NONE, IN_EACH_OR_NONE, REQUIRED, Messages, numbers_of
 from schemas.registered import Registry
 from schemas.soundness import segment_sums
-
-_FIRST, _COUNT, _TARGET = 0, 1, 3
-"""Columns of a table of `column_reader.measure` that are used here."""
-
 
 _NONE: I64 = np.empty(0, np.int64)
 
@@ -58,180 +50,9 @@ class Merged:
     """(K,) index among them of each message, () for decisions."""
 
 
-@numba.njit(cache=True, nogil=True)
-def _measure_all(buffer: U8, starts: I64, stops: I64, layout: I64, num_items_max: int) -> tuple[bool, I64]:
-    """(whether all messages follow the layout, their tables (K, fields, 4))."""
-    tables = np.zeros((len(starts), len(layout), 4), np.int64)
-    for message in range(len(starts)):
-        code, _, _, table, _ = measure(buffer[starts[message] : stops[message]], NUM_HEADER, layout, num_items_max)
-        if code:
-            return False, tables
-        tables[message] = table
-    return True, tables
-
-
-@numba.njit(cache=True, nogil=True)
-def _fill_all(buffer: U8, starts: I64, stops: I64, layout: I64, tables: I64) -> tuple[bool, I64, I64, U8]:
-    """(whether all numbers fit, where each field's column begins in the arena, its items, arena)."""
-    firsts, totals = np.zeros(len(layout), np.int64), np.zeros(len(layout), np.int64)
-    size = np.int64(0)
-    for field in range(len(layout)):
-        kind = layout[field, 0]
-        if kind < BYTES or kind == UNREAD_STRINGS:
-            continue
-        width = 1 if kind == BYTES else 8 if kind == F64S or kind == I64S else 4  # noqa: SIM109
-        firsts[field] = size
-        for message in range(len(starts)):
-            tables[message, field, _TARGET] = size + totals[field] * width
-            totals[field] += tables[message, field, _COUNT]
-        size += (totals[field] * width + 7) // 8 * 8
-    longs = np.empty(size // 8, np.int64)
-    for message in range(len(starts)):
-        code, _ = fill(buffer[starts[message] : stops[message]], layout, tables[message], longs)
-        if code:
-            return False, firsts, totals, longs.view(np.uint8)
-    return True, firsts, totals, longs.view(np.uint8)
-
-
-@numba.njit(cache=True, nogil=True)
-def _leaders(buffer: U8, begins: I64, ends: I64, numbers: I64) -> I64:
-    """(K,) index of the first message that each is like: the same bytes in every span, the same numbers.
-
-    begins, ends (K, F): spans within the buffer; numbers (K, M).
-    """
-    leaders = np.empty(len(begins), np.int64)
-    for message in range(len(begins)):
-        leader = 0
-        while leader < message and not (
-            leaders[leader] == leader and _alike(buffer, begins, ends, numbers, leader, message)
-        ):
-            leader += 1
-        leaders[message] = leader
-    return leaders
-
-
-@numba.njit(cache=True, nogil=True)
-def _alike(buffer: U8, begins: I64, ends: I64, numbers: I64, one: int, other: int) -> bool:
-    for number in range(numbers.shape[1]):
-        if numbers[one, number] != numbers[other, number]:
-            return False
-    for span in range(begins.shape[1]):
-        first, second, size = begins[one, span], begins[other, span], ends[one, span] - begins[one, span]
-        if ends[other, span] - second != size:
-            return False
-        for at in range(size):
-            if buffer[first + at] != buffer[second + at]:
-                return False
-    return True
-
-
 _NAMES_READ_MAX = 1024
 _names_read: dict[bytes, tuple[str, ...]] = {}
 """Outcome types by the bytes that say them: a topic says few."""
-
-_REQUIRED, _IN_ALL_OR_NONE, _IN_EACH_OR_NONE = range(3)
-"""How the items of a column relate to what it should have: in every message; in all or in none; in each or none."""
-
-
-@numba.njit(cache=True, nogil=True)
-def _fit(tables: I64, chosen: I64, expected: I64, columns: I64) -> bool:
-    """Whether columns of the `chosen` messages have the items they must have.
-
-    expected (len(chosen),): rows of each message; columns (C, 3): field, items per row, one of the rules above.
-    """
-    for column in range(len(columns)):
-        field, size, rule = columns[column]
-        num_full = num_empty = 0
-        for index in range(len(chosen)):
-            items = tables[chosen[index], field, _COUNT]
-            if items == expected[index] * size:
-                num_full += 1
-            elif items != 0:
-                return False
-            num_empty += items == 0
-        is_whole = num_full == len(chosen) or rule == _IN_EACH_OR_NONE
-        if not is_whole and not (rule == _IN_ALL_OR_NONE and num_empty == len(chosen)):
-            return False
-    return True
-
-
-@lru_cache(maxsize=64)
-def _numbers(layout: Layout) -> Layout:
-    return without_strings(layout, frozenset())
-
-
-class _Messages:
-    """Messages of one schema, measured."""
-
-    def __init__(self, view: U8, starts: I64, stops: I64, layout: Layout, limits: Limits) -> None:
-        self.view, self.starts, self.stops, self.layout = view, starts, stops, layout
-        self.place = {name: field for field, name in enumerate(layout.names)}
-        self.ok, self.tables = _measure_all(view, starts, stops, layout.table, limits.num_items_max)
-
-    def of(self, name: str) -> I64:
-        """(K,) items of an array, bytes of a bytes field."""
-        counts: I64 = self.tables[:, self.place[name], _COUNT]
-        return counts
-
-    def number(self, name: str) -> I64:
-        """(K,) values of a number."""
-        values: I64 = self.tables[:, self.place[name], _FIRST]
-        return values
-
-    def fit(self, chosen: I64, expected: I64, columns: Iterable[tuple[str, int, int]]) -> bool:
-        """As `_fit`, columns by name."""
-        places = np.array([(self.place[name], size, rule) for name, size, rule in columns])
-        return bool(_fit(self.tables, chosen, expected, places))
-
-    def leaders(self, texts: Sequence[str], numbers: Sequence[str]) -> I64:
-        """(K,) index of the first message with the same text, bytes and fixed fields `texts` and `numbers`."""
-        fields = [self.place[name] for name in texts]
-        begins = self.tables[:, fields, _FIRST] + self.starts[:, None]
-        ends = begins + self.tables[:, fields, _COUNT]
-        values = self.tables[:, [self.place[name] for name in numbers], _FIRST]
-        leaders: I64 = _leaders(self.view, begins, ends, values)
-        return leaders
-
-    def between(self, message: int, first: str, stop: str) -> bytes:
-        """Bytes of the message from field `first` up to field `stop`; neither may be a number."""
-        table, start = self.tables[message], self.starts[message]
-        begin, end = table[self.place[first], _FIRST], table[self.place[stop], _FIRST]
-        return self.view[start + begin : start + end].tobytes()
-
-    def leaders_between(self, first: str, stop: str) -> I64:
-        """The same by what stands from field `first` up to field `stop`, neither a number."""
-        begins, ends = (self.tables[:, self.place[name], _FIRST] + self.starts for name in (first, stop))
-        leaders: I64 = _leaders(self.view, begins[:, None], ends[:, None], np.empty((len(begins), 0), np.int64))
-        return leaders
-
-    def text(self, message: int, name: str) -> bytes:
-        """Bytes of a text, bytes or fixed field."""
-        first, size = self.tables[message, self.place[name], :2]
-        start = self.starts[message] + first
-        return self.view[start : start + size].tobytes()
-
-    def columns(self, chosen: I64) -> dict[str, Any] | None:
-        """Columns of the `chosen` messages, one after another; numbers and texts are those of the first."""
-        tables = np.ascontiguousarray(self.tables[chosen])
-        good, firsts, totals, arena = _fill_all(
-            self.view, self.starts[chosen], self.stops[chosen], self.layout.table, tables
-        )
-        if not good:
-            return None
-        fields: dict[str, Any] = {}
-        for name, kind, first, total in zip(
-            self.layout.names, self.layout.kinds, firsts.tolist(), totals.tolist(), strict=True
-        ):
-            dtype = DTYPES.get(name) if kind == BYTES else ARRAY_DTYPES.get(kind)
-            if dtype is not None:
-                size = total // dtype.itemsize if kind == BYTES else total
-                fields[name] = np.ndarray((size,), dtype, arena, first)
-            elif kind == UNREAD_STRINGS:
-                fields[name] = 0
-            else:
-                fields[name] = None
-        return fields
-
 
 _PER_ROW = {
     "decision_keys": 16, "subject_keys": 8, "reasons": 1, "num_candidates": 1, "request_partitions": 1,
@@ -239,23 +60,23 @@ _PER_ROW = {
 }  # fmt: skip
 _PER_ROW_OR_NONE = {"terminal": 1, "episode_keys": 8, "steps": 1, "context_token_counts": 1, "bounds": 2}
 _DECISION_ROWS = (
-    *((name, size, _REQUIRED) for name, size in _PER_ROW.items()),
-    *((name, size, _IN_ALL_OR_NONE) for name, size in _PER_ROW_OR_NONE.items()),
-    *((name, 1, _IN_EACH_OR_NONE) for name in ("decision_ids", "subjects", "episode_ids")),
+    *((name, size, REQUIRED) for name, size in _PER_ROW.items()),
+    *((name, size, IN_ALL_OR_NONE) for name, size in _PER_ROW_OR_NONE.items()),
+    *((name, 1, IN_EACH_OR_NONE) for name in ("decision_ids", "subjects", "episode_ids")),
 )
 
 
-def _rows_agree(found: _Messages, chosen: I64, limits: Limits) -> bool:
+def _rows_agree(found: Messages, chosen: I64, limits: Limits) -> bool:
     """Whether the columns of DecisionBlocks that count rows have the lengths they must have, message by message."""
     rows = found.number("num_rows")[chosen]
     slots, width = (int(found.number(name)[chosen[0]]) for name in ("num_slots", "context_width"))
     if rows.min() < 1 or rows.sum() > limits.num_rows_max or not 1 <= slots <= limits.num_slots_max or width < 0:
         return False
-    by_task = (("context", width, _REQUIRED), ("chosen", slots, _REQUIRED), ("values", slots, _IN_ALL_OR_NONE))
+    by_task = (("context", width, REQUIRED), ("chosen", slots, REQUIRED), ("values", slots, IN_ALL_OR_NONE))
     return found.fit(chosen, rows, (*_DECISION_ROWS, *by_task))
 
 
-def _candidates_agree(found: _Messages, chosen: I64, fields: Mapping[str, Any]) -> bool:
+def _candidates_agree(found: Messages, chosen: I64, fields: Mapping[str, Any]) -> bool:
     """The same for columns that count candidates or tokens."""
     rows, slots = found.number("num_rows")[chosen], found.number("num_slots")[chosen[0]]
     width = found.number("action_width")[chosen[0]]
@@ -263,21 +84,21 @@ def _candidates_agree(found: _Messages, chosen: I64, fields: Mapping[str, Any]) 
         return False
     candidates = segment_sums(fields["num_candidates"], rows)
     by_candidate = (
-        ("propensities", int(slots), _REQUIRED), ("actions", int(width), _IN_ALL_OR_NONE),
-        ("action_keys", 8, _IN_ALL_OR_NONE), ("action_token_counts", 1, _IN_ALL_OR_NONE),
-        ("action_ids", 1, _IN_EACH_OR_NONE),
+        ("propensities", int(slots), REQUIRED), ("actions", int(width), IN_ALL_OR_NONE),
+        ("action_keys", 8, IN_ALL_OR_NONE), ("action_token_counts", 1, IN_ALL_OR_NONE),
+        ("action_ids", 1, IN_EACH_OR_NONE),
     )  # fmt: skip
     return found.fit(chosen, candidates, by_candidate) and all(
         found.fit(
             chosen,
             segment_sums(fields[f"{of}_token_counts"], found.of(f"{of}_token_counts")[chosen]),
-            ((f"{of}_tokens", 4, _REQUIRED), (f"{of}_token_values", 1, _REQUIRED)),
+            ((f"{of}_tokens", 4, REQUIRED), (f"{of}_token_values", 1, REQUIRED)),
         )
         for of in ("context", "action")
     )
 
 
-def _decision_fields(found: _Messages, chosen: I64, limits: Limits) -> dict[str, Any] | None:
+def _decision_fields(found: Messages, chosen: I64, limits: Limits) -> dict[str, Any] | None:
     """Merged fields of DecisionBlocks that agree in task, fingerprint, catalogue and shape."""
     if not _rows_agree(found, chosen, limits):
         return None
@@ -306,7 +127,7 @@ def merge_decisions(
     """
     layout = registry.reader_of("DecisionBlock").layout
     assert layout is not None, "our own blocks have a layout"
-    found = _Messages(view, starts, stops, _numbers(layout), limits)
+    found = Messages(view, starts, stops, numbers_of(layout), limits)
     if not found.ok:
         return None
     leaders = found.leaders(("task", "fingerprint", "catalogue"), ("num_slots", "context_width", "action_width"))
@@ -339,8 +160,8 @@ _OUTCOME_ROWS = {
     "source_offsets": 1, "times_ms": 1,
 }  # fmt: skip
 _OUTCOME_COLUMNS = (
-    *((name, size, _REQUIRED) for name, size in _OUTCOME_ROWS.items()),
-    *((name, 1, _IN_EACH_OR_NONE) for name in ("outcome_ids", "subjects", "decision_ids")),
+    *((name, size, REQUIRED) for name, size in _OUTCOME_ROWS.items()),
+    *((name, 1, IN_EACH_OR_NONE) for name in ("outcome_ids", "subjects", "decision_ids")),
 )
 
 
@@ -348,7 +169,7 @@ def merge_outcomes(view: U8, starts: I64, stops: I64, registry: Registry, limits
     """OutcomeBlock messages as one, None: decode them one by one. Row codes stay those of their own type names."""
     layout = registry.reader_of("OutcomeBlock").layout
     assert layout is not None, "our own blocks have a layout"
-    found = _Messages(view, starts, stops, _numbers(layout), limits)
+    found = Messages(view, starts, stops, numbers_of(layout), limits)
     if not found.ok:
         return None
     rows = found.number("num_rows")
@@ -395,7 +216,7 @@ def _places(leaders: I64) -> tuple[list[int], I64]:
     return firsts.tolist(), np.searchsorted(firsts, leaders)
 
 
-def _type_names(found: _Messages, message: int, registry: Registry, limits: Limits) -> tuple[str, ...]:
+def _type_names(found: Messages, message: int, registry: Registry, limits: Limits) -> tuple[str, ...]:
     """Type names of one message, read by the ordinary decoder; those with the same bytes are read once."""
     raw = found.between(message, "type_names", "outcome_ids")
     if raw not in _names_read:
