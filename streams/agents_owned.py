@@ -233,6 +233,11 @@ class OwnedPartition:
         """Write every block that is ready, waiting while too much of it has not come back."""
         generation = self.generation
         for block in join.emit():
+            # Before the next, not after this one: meanwhile the other partitions of this worker go on.
+            while self.unread_bytes > self._ports.settings.unread_bytes_max and generation == self.generation:
+                await asyncio.sleep(ROOM_S)
+            if generation != self.generation:
+                return
             payload = encode(block, self._ports.registry)
             unread = Unread(block, payload)
             self._unread.append(unread)
@@ -240,8 +245,6 @@ class OwnedPartition:
             reach("join.before-write")
             delivered = await self._ports.output.write(self._transitions, self.partition, payload)
             delivered.add_done_callback(partial(self._acked, unread, generation))
-            while self.unread_bytes > self._ports.settings.unread_bytes_max and generation == self.generation:
-                await asyncio.sleep(ROOM_S)
             if generation != self.generation:
                 return
         await self.checkpoint()
