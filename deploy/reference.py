@@ -24,6 +24,7 @@ from schemas.topics import DAY_MS, TOPICS
 from schemas.varints import REASONS
 from streams.decider_settings import DeciderSettings
 from streams.metrics import CATALOGUE as WORKER_METRICS
+from streams.policy import REFUSALS
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference.md"
 CATALOGUES = {"workers": WORKER_METRICS, "learner": LEARNER_METRICS}
@@ -149,6 +150,10 @@ def page() -> str:
             table(("reason", "meaning"), ((f"`{r.label}`", _meaning(Reason, r.name)) for r in Reason)),
             "## Reasons of a dead letter\n",
             table(("reason", "meaning"), ((f"`{code}`", meaning) for code, meaning in REASONS if code)),
+            "## Reasons why a snapshot is refused\n",
+            "Label of `headrace_decide_snapshots_refused`, and reason of the dead letter of its manifest. Chunks are "
+            "raw bytes: what is wrong with one is told of the manifest that names it.\n",
+            table(("reason", "meaning"), ((f"`{code}`", meaning) for code, meaning in REFUSALS.items())),
         ]
     )
 

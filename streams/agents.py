@@ -112,11 +112,10 @@ class JoinRole:
 
     async def _tell_of_definitions(self, context: Context, dead_letters: DeadLetters) -> None:
         """What was applied and is no definition: every worker reads it, the owner of the first partition tells."""
-        where, refused = topic(context.settings.namespace, "tasks"), context.tasks.refused
+        untold = context.tasks.untold
         while not self.app.should_stop:
-            while refused and 0 in self._agent.owned:
-                (offset, time_ms), value, error = refused.popleft()
-                await dead_letters.write((where, 0, offset), value, time_ms, error.reason, error.detail)
+            while untold and 0 in self._agent.owned:
+                await dead_letters.write(untold.popleft())
             await self.app.sleep(BEAT_S)
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ from schemas.fault_points import reach
 from schemas.registry import Registry, RegistryUnavailable
 from schemas.telemetry import Metrics
 from schemas.topics import topic
-from streams.dead_letters import DeadLetters
+from streams.dead_letters import DeadLetters, letter_of
 from streams.health import Health
 from streams.ingest import Ingested, ingest
 from streams.ingest_fields import SourceMapping
@@ -124,9 +124,8 @@ class IngestAgent:
                 index = refused.index
                 where = (batch.topic, batch.partition, int(batch.offsets[index]))
                 time_ms = int(batch.timestamps_ms[index])
-                writes.append(
-                    await self._dead_letters.write(where, batch.value(index), time_ms, refused.reason, refused.detail)
-                )
+                letter = letter_of(where, batch.value(index), time_ms, refused.reason, refused.detail)
+                writes.append(await self._dead_letters.write(letter))
         except WriteError as error:
             self._broken(error)
             return

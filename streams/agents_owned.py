@@ -35,6 +35,7 @@ from schemas.records import JournalGap, Progress, Resume
 from schemas.registry import RegistryUnavailable
 from schemas.topics import topic
 from streams.agents_ports import Ports, State, Unread
+from streams.dead_letters import letter_of
 from streams.join import Gap, JoinLimits, JoinPartition, UnknownTask
 from streams.join_groups import classify, length_of_group, read_group
 from streams.owned_gauges import OwnedGauges
@@ -194,7 +195,8 @@ class OwnedPartition:
         except BadRecord as error:
             block = error
             where = (self._journal, self.partition, offset)
-            await self._ports.dead_letters.write(where, batch.value(index), time_ms, error.reason, error.detail)
+            letter = letter_of(where, batch.value(index), time_ms, error.reason, error.detail)
+            await self._ports.dead_letters.write(letter)
         join.fold(offset, time_ms, block)
         if batch.is_unread_batch(index):
             is_last = index + 1 == len(batch)
@@ -267,7 +269,8 @@ class OwnedPartition:
         while self._refused:
             read, error = self._refused.popleft()
             where = (self._transitions, self.partition, read.offset)
-            await self._ports.dead_letters.write(where, read.value, read.time_ms, error.reason, error.detail)
+            letter = letter_of(where, read.value, read.time_ms, error.reason, error.detail)
+            await self._ports.dead_letters.write(letter)
         if self._join is None:
             return
         progress = self._join.progress(self._reader, self._read_offset)

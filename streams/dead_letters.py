@@ -2,7 +2,11 @@
 
 Used by every worker role. A dead letter is counted, logged (not more than a line per second and reason, so that a
 flood of bad input does not become a flood of log), and written. Writing is asynchronous; who must not run ahead of
-it awaits `written`.
+it awaits `write`.
+
+A topic that every worker follows (`tasks`, `snapshots`) is told of by one of them: each follower keeps what it refused
+in its `untold`, and who owns partition 0 of what its role shares out writes it. After a takeover or a restart some are
+told once more; topic, partition and offset say that it is the same record.
 """
 
 from __future__ import annotations
@@ -22,7 +26,31 @@ from streams.journal import Delivered, Output
 log = logging.getLogger(__name__)
 
 FIRST_BYTES_MAX = 256
+DETAIL_CHARS_MAX = 1_000
+"""Some details quote what they refuse: a dead letter that is too large to be written would harm its writer."""
 LOG_S = 1.0
+UNTOLD_MAX = 100
+"""Kept by a follower, the newest: a flood in a topic of definitions or snapshots must not be held in memory."""
+
+
+def letter_of(
+    where: tuple[str, int, int], value: bytes | memoryview | None, time_ms: int, reason: str, detail: str
+) -> DeadLetter:
+    """The dead letter of a refused record.
+
+    `where` is its (topic, partition, offset), `time_ms` its append time.
+    """
+    content = bytes(value or b"")
+    return DeadLetter(
+        topic=where[0],
+        partition=where[1],
+        offset=where[2],
+        reason=reason,
+        detail=detail[:DETAIL_CHARS_MAX],
+        first_bytes=content[:FIRST_BYTES_MAX],
+        sha256=sha256(content).digest(),
+        time_ms=time_ms,
+    )
 
 
 class DeadLetters:
@@ -35,27 +63,14 @@ class DeadLetters:
         self._metrics = metrics
         self._logged_at: dict[str, float] = {}
 
-    async def write(
-        self, where: tuple[str, int, int], value: bytes | memoryview | None, time_ms: int, reason: str, detail: str
-    ) -> asyncio.Future[int]:
-        """Write one dead letter; await the returned future before committing past the record.
-
-        `where` is (topic, partition, offset) of the refused record, `time_ms` its append time.
-        """
-        key, payload = self._encoded(where, value, time_ms, reason, detail)
+    async def write(self, letter: DeadLetter) -> asyncio.Future[int]:
+        """Write one dead letter; await the returned future before committing past the record."""
+        key, payload = self._encoded(letter)
         return await self._output.write(self._topic, -1, payload, key)
 
-    def send(
-        self,
-        where: tuple[str, int, int],
-        value: bytes | memoryview | None,
-        time_ms: int,
-        reason: str,
-        detail: str,
-        on_delivery: Delivered | None = None,
-    ) -> None:
+    def send(self, letter: DeadLetter, on_delivery: Delivered | None = None) -> None:
         """The same from a thread, waiting for room and not for the ack, of which `on_delivery` hears."""
-        key, payload = self._encoded(where, value, time_ms, reason, detail)
+        key, payload = self._encoded(letter)
         while True:
             try:
                 self._output.send(self._topic, -1, payload, key, on_delivery)
@@ -63,25 +78,12 @@ class DeadLetters:
             except BufferError:
                 time.sleep(0.01)
 
-    def _encoded(
-        self, where: tuple[str, int, int], value: bytes | memoryview | None, time_ms: int, reason: str, detail: str
-    ) -> tuple[bytes, bytes]:
+    def _encoded(self, letter: DeadLetter) -> tuple[bytes, bytes]:
         """(key, message): keyed by where the record stood, so that one origin's dead letters keep their order."""
-        source, partition, offset = where
+        source, partition, reason = letter.topic, letter.partition, letter.reason
         self._metrics.add("headrace_dead_letters", topic=source, reason=reason)
         now = time.monotonic()
         if now - self._logged_at.get(reason, -LOG_S) >= LOG_S:
             self._logged_at[reason] = now
-            log.warning("%s[%d] offset %d refused: %s: %s", source, partition, offset, reason, detail)
-        content = bytes(value or b"")
-        letter = DeadLetter(
-            topic=source,
-            partition=partition,
-            offset=offset,
-            reason=reason,
-            detail=detail,
-            first_bytes=content[:FIRST_BYTES_MAX],
-            sha256=sha256(content).digest(),
-            time_ms=time_ms,
-        )
+            log.warning("%s[%d] offset %d refused: %s: %s", source, partition, letter.offset, reason, letter.detail)
         return f"{source}/{partition}".encode(), encode(letter, self._registry)

@@ -299,10 +299,17 @@ class Decider:
         if now_s - self._reported_s >= REPORT_S:
             self._reported_s = now_s
             self._report_counts()
+            self._tell_of_snapshots()
             self._requests.report()
             policy = self._snapshots.policy
             if policy is not None:
                 self._metrics.set("headrace_decide_snapshot_age_seconds", time.time() - policy.cut_ms / 1e3)
+
+    def _tell_of_snapshots(self) -> None:
+        """Every decider refuses the same messages of the model topic; the owner of the first partition tells."""
+        untold = self._snapshots.untold
+        while untold and self._offsets.owns(0):
+            self._replies.tell(untold.popleft())
 
     def _report_counts(self) -> None:
         for (task, reason), count in self._counts.items():

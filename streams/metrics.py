@@ -219,7 +219,7 @@ DECIDE = (
         "headrace_decide_snapshots_refused",
         "counter",
         "snapshots",
-        "Snapshots refused, by reason; the last good one goes on serving.",
+        "Snapshots refused, by reason; the last good one goes on serving, each refused one is a dead letter.",
         "bad-signature, no-signature, old-version: who else writes to the model topic? probes: another numpy or CPU "
         "computes otherwise; the others: damage on the way, see the log.",
         ("reason",),

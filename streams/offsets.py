@@ -50,6 +50,10 @@ class Offsets:
             for partition in partitions:
                 self._forget(partition)
 
+    def owns(self, partition: int) -> bool:
+        """Whether it is ours now."""
+        return partition in self._open
+
     def begin(self, partition: int, offset: int) -> None:
         """A request was read. Offsets of a partition come in rising order."""
         with self._lock:

@@ -50,21 +50,21 @@ class Refused(Exception):
         return f"{self.reason}: {self.detail}"
 
 
-REFUSALS = (
-    "too-large",
-    "no-signature",
-    "bad-signature",
-    "old-version",
-    "missing-chunk",
-    "wrong-size",
-    "wrong-sha256",
-    "bad-weights",
-    "missing-weights",
-    "probes",
-    "unreadable-manifest",
-    "not-persisted",
-)
-"""Every reason for which a snapshot is refused, in the order of the checks."""
+REFUSALS = {
+    "too-large": "more bytes, chunks, tasks or probes than a snapshot may have, or chunks that do not fit its size",
+    "no-signature": "the manifest is not signed",
+    "bad-signature": "the signature does not belong to this manifest and the worker's public key",
+    "old-version": "it is below the version that the worker trusts, or that version with other content",
+    "missing-chunk": "a chunk that it names is gone, or is not there yet",
+    "wrong-size": "its chunks are longer or shorter than it says",
+    "wrong-sha256": "its chunks hold other bytes than it says",
+    "bad-weights": "its bytes are no weights that fit their task",
+    "missing-weights": "it names a task whose weights it does not hold",
+    "probes": "it scores its own probe inputs otherwise than the learner did",
+    "unreadable-manifest": "the message is no manifest; the reason of its dead letter says what is wrong",
+    "not-persisted": "the worker cannot write its trusted version: nothing is wrong with the snapshot, no dead letter",
+}
+"""Every reason for which a snapshot is refused, in the order of the checks, and what it means."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,11 +27,11 @@ from schemas.codec import encode
 from schemas.fault_points import reach
 from schemas.frozen import frozen
 from schemas.keys import partition_of
-from schemas.records import Decision
+from schemas.records import DeadLetter, Decision
 from schemas.registry import Registry
 from schemas.settings import CommonSettings
 from schemas.topics import topic
-from streams.dead_letters import DeadLetters
+from streams.dead_letters import DeadLetters, letter_of
 from streams.decision_blocks import Part
 from streams.group_commit import GroupCommit
 from streams.journal import Output, WriteError
@@ -194,9 +194,12 @@ class Replies:
         else:
             self._answer_one(effects, place, decision)
         where = (self._requests_topic, place.partition, place.offset)
-        self._dead_letters.send(
-            where, value, place.append_time_ms, reason, detail, lambda *ack: self._acked(effects, *ack)
-        )
+        letter = letter_of(where, value, place.append_time_ms, reason, detail)
+        self._dead_letters.send(letter, lambda *ack: self._acked(effects, *ack))
+
+    def tell(self, letter: DeadLetter) -> None:
+        """A dead letter of what is no request."""
+        self._dead_letters.send(letter, lambda *ack: self._acked(_Effects(), *ack))
 
     def flush(self, timeout_s: float) -> int:
         """Wait until all is delivered, answers that follow acks included; returns what is still on its way."""

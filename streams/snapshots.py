@@ -5,7 +5,8 @@ A shell: one daemon thread. It reads manifests, has `streams.snapshot_log` fetch
 that attribute; it never waits for this thread, and the thread does its long work (fetching, hashing, finite checks,
 probes) in calls that release the interpreter lock.
 
-Any failure keeps the last good policy, counts the exact reason and is logged once per version.
+Any failure keeps the last good policy, counts the exact reason and is logged once per version. Every message that was
+looked at and cannot be used is a dead letter too, which one of the workers writes (`streams.dead_letters`).
 """
 
 from __future__ import annotations
@@ -13,22 +14,24 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer
 
-from schemas.codec import BadRecord, decode
+from schemas.codec import BadRecord
 from schemas.errors import UserError
 from schemas.fault_points import reach
-from schemas.records import SnapshotManifest
+from schemas.records import DeadLetter, SnapshotManifest
 from schemas.registry import Registry, RegistryUnavailable
 from schemas.settings import CommonSettings
 from schemas.signing_keys import load_public_key
 from schemas.task import TaskTable
 from schemas.topics import topic
 from schemas.weights import verify
-from streams.messages import code_of, place_of
+from streams.dead_letters import UNTOLD_MAX, letter_of
+from streams.manifests import MANIFESTS_BACK, Came, Manifests, RawManifest
 from streams.policy import Policy, Refused, Verify, check_manifest, verify_and_load
 from streams.snapshot_log import POLL_S, Chunks, Unreachable, consumer
 from streams.trusted_version import TrustedVersion
@@ -37,8 +40,11 @@ __all__ = ["Policy", "Refused", "SnapshotFollower", "verify_and_load"]
 
 log = logging.getLogger(__name__)
 
-MANIFESTS_BACK = 8
-"""Manifests read at start: the newest, and earlier ones in case it is refused."""
+REMEMBERED_MAX = 10_000
+"""Refusals that were counted, logged and told; beyond it all are forgotten, and may be said once more."""
+
+NOT_OF_THE_RECORD = frozenset({"not-persisted"})
+"""Reasons that say nothing against the snapshot: no dead letter."""
 
 Swapped = Callable[[Policy], None]
 RefusedHook = Callable[[str], None]
@@ -82,6 +88,8 @@ class SnapshotFollower:
         """Replaced as a whole: read it once per batch."""
         self.refused = False
         """The newest snapshot seen was refused."""
+        self.untold: deque[DeadLetter] = deque(maxlen=UNTOLD_MAX)
+        """What cannot be used of what every worker reads here; the owner of the first partition of requests tells."""
         self._settings = settings
         self._registry = registry
         self._table = table
@@ -89,11 +97,13 @@ class SnapshotFollower:
         self._trusted = TrustedVersion(settings.state_dir, settings.namespace)
         self._on_swap = on_swap
         self._on_refused = on_refused
-        self._complained: set[tuple[int, str]] = set()
-        self._waiting: SnapshotManifest | None = None
+        self._topic = topic(settings.namespace, "snapshots")
+        self._complained: set[tuple[str, str]] = set()
+        """(snapshot, reason) of what was counted and logged: once per version, whatever comes under it."""
+        self._told: set[tuple[str, str]] = set()
+        """(message, reason) of the dead letters."""
+        self._waiting: Came | None = None
         """Serves, but names tasks that this worker did not know when it was loaded."""
-        self._undecoded: tuple[bytes, int] | None = None
-        """Newest manifest (and its offset) whose schema the registry did not give: it is asked again."""
         self._ready = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="snapshots", daemon=True)
@@ -122,14 +132,14 @@ class SnapshotFollower:
         self.close()
 
     def _run(self) -> None:
-        manifests = consumer(self._settings, "follow-snapshots")
+        manifests = self._manifests(consumer(self._settings, "follow-snapshots"))
         chunks = Chunks(
             consumer(self._settings, "follow-snapshot-chunks"),
             topic(self._settings.namespace, "snapshot-chunks"),
             self._stopping,
         )
         try:
-            pending = self._at_start(manifests)
+            pending = manifests.at_start()
             while not self._stopping.is_set():
                 if pending:
                     pending = self._take_newest(pending, chunks)
@@ -146,92 +156,50 @@ class SnapshotFollower:
             manifests.close()
             chunks.close()
 
-    def _at_start(self, manifests: Consumer) -> list[SnapshotManifest]:
-        """Assign behind the last few manifests and read them, oldest first."""
-        name = topic(self._settings.namespace, "snapshots")
-        low, high = 0, 0
-        while not self._stopping.is_set():
-            try:
-                low, high = manifests.get_watermark_offsets(TopicPartition(name, 0), timeout=5.0)
-                break
-            except KafkaException:
-                self._stopping.wait(1.0)
-        start = max(low, high - MANIFESTS_BACK)
-        manifests.assign([TopicPartition(name, 0, start)])
-        found: list[SnapshotManifest] = []
-        position = start
-        while position < high and not self._stopping.is_set():
-            message = manifests.poll(POLL_S)
-            if message is None:
-                continue
-            if code_of(message) is None:
-                _, offset = place_of(message)
-                position = offset + 1
-                found += self._decoded(message.value(), offset)
-            elif code_of(message) == KafkaError._PARTITION_EOF:
-                break
+    def _manifests(self, client: Consumer) -> Manifests:
+        return Manifests(client, self._topic, self._registry, self._stopping, self._may_serve, self._cannot_read)
+
+    def _newer(self, manifests: Manifests, pending: list[Came]) -> list[Came]:
+        """What is to be looked at now: what waits, and what has come since, after waiting a moment for it."""
+        found = [*pending, *manifests.newer(0.0 if pending else POLL_S)][-MANIFESTS_BACK:]
+        if not found and self._waiting is not None and self._now_known(self._waiting.manifest):
+            found = [self._waiting]
         return found
 
-    def _newer(self, manifests: Consumer, pending: list[SnapshotManifest]) -> list[SnapshotManifest]:
-        """Everything that has come since, after waiting a moment for it; only the last few can matter."""
-        timeout_s = 0.0 if pending else POLL_S
-        found = list(pending)
-        while (message := manifests.poll(timeout_s)) is not None and not self._stopping.is_set():
-            if code_of(message) is None:
-                found += self._decoded(message.value(), place_of(message)[1])
-                timeout_s = 0.0
-            elif code_of(message) == KafkaError._AUTO_OFFSET_RESET:
-                found += self._at_start(manifests)  # retention overtook us
-                break
-        if not found:
-            found += self._unread()
-        if not found and self._waiting is not None and self._now_known(self._waiting):
-            found = [self._waiting]
-        return found[-MANIFESTS_BACK:]
-
-    def _decoded(self, payload: bytes | None, offset: int) -> list[SnapshotManifest]:
-        if payload is None:
-            return []
+    def _may_serve(self, manifest: SnapshotManifest) -> bool:
+        """Whether it is worth reading its chunks."""
         try:
-            return [decode(payload, self._registry, expect=SnapshotManifest)]
-        except BadRecord as error:
-            self._complain(-offset, Refused("unreadable-manifest", f"offset {offset}: {error}"))
-        except RegistryUnavailable as error:
-            self._undecoded = payload, offset
-            self._complain(-offset, Refused("unreadable-manifest", f"offset {offset}, will be tried again: {error}"))
-        return []
+            check_manifest(manifest, self._verify, self._trusted.value)
+        except Refused:
+            return False
+        return True
 
-    def _unread(self) -> list[SnapshotManifest]:
-        """The manifest whose schema could not be fetched, if it can now."""
-        if self._undecoded is None:
-            return []
-        (payload, offset), self._undecoded = self._undecoded, None
-        return self._decoded(payload, offset)
-
-    def _take_newest(self, manifests: Sequence[SnapshotManifest], chunks: Chunks) -> list[SnapshotManifest]:
+    def _take_newest(self, found: Sequence[Came], chunks: Chunks) -> list[Came]:
         """Swap to the newest manifest that passes; returns what to try again because the broker did not answer."""
         serving = self.policy
-        for manifest in sorted(manifests, key=lambda each: each.version, reverse=True):
-            if serving is not None and manifest.version <= serving.version and manifest is not self._waiting:
+        for came in sorted(found, key=lambda each: each.manifest.version, reverse=True):
+            manifest = came.manifest
+            if serving is not None and manifest.version <= serving.version and came is not self._waiting:
                 if manifest.version < serving.version or manifest.sha256 != serving.sha256:
-                    self._complain_of_old(manifest)
+                    self._refuse_old(came)
                 return []
             try:
                 self._take(manifest, chunks)
+                self._waiting = came if self._knows_not_all(manifest) else None
                 return []
             except Refused as refused:
-                self._complain(manifest.version, refused)
+                self._refuse(came, refused)
             except Unreachable as error:
                 log.debug("snapshot %d: %s; trying again", manifest.version, error)
-                return list(manifests)  # the older ones too: this one may prove unusable when the broker is back
+                return list(found)  # the older ones too: this one may prove unusable when the broker is back
         return []
 
-    def _complain_of_old(self, manifest: SnapshotManifest) -> None:
+    def _refuse_old(self, came: Came) -> None:
         """An old version rightly signed is one thing, a forgery that says it is old another: the checks tell which."""
         try:
-            check_manifest(manifest, self._verify, self._trusted.value)
+            check_manifest(came.manifest, self._verify, self._trusted.value)
         except Refused as refused:
-            self._complain(manifest.version, refused)
+            self._refuse(came, refused)
 
     def _take(self, manifest: SnapshotManifest, chunks: Chunks) -> None:
         """One manifest through all checks, to disk and into service."""
@@ -248,7 +216,6 @@ class SnapshotFollower:
         reach("follow.before-swap")
         self.policy = policy
         self.refused = False
-        self._waiting = None if len(policy.tasks) == len(manifest.tasks) else manifest
         log.info(
             "snapshot %d serves (%d bytes, %.0f ms)",
             policy.version,
@@ -258,22 +225,41 @@ class SnapshotFollower:
         if self._on_swap is not None:
             self._on_swap(policy)
 
+    def _knows_not_all(self, manifest: SnapshotManifest) -> bool:
+        return self.policy is not None and len(self.policy.tasks) != len(manifest.tasks)
+
     def _now_known(self, manifest: SnapshotManifest) -> bool:
         serving = self.policy
         return serving is not None and any(key in self._table and key not in serving.tasks for key in manifest.tasks)
 
-    def _complain(self, version: int, refused: Refused) -> None:
-        """Count and log a refusal, once per version and reason."""
-        if (version, refused.reason) in self._complained:
+    def _cannot_read(self, raw: RawManifest, error: BadRecord | RegistryUnavailable) -> None:
+        """A message that is no manifest is refused for good; one whose schema cannot be fetched now is not."""
+        if isinstance(error, BadRecord):
+            self._complain(f"at offset {raw.offset}", Refused("unreadable-manifest", str(error)))
+            self._tell(raw, error.reason, error.detail)
+        else:
+            self._complain(f"at offset {raw.offset}", Refused("unreadable-manifest", f"will be tried again: {error}"))
+
+    def _refuse(self, came: Came, refused: Refused) -> None:
+        self._complain(str(came.manifest.version), refused)
+        if refused.reason not in NOT_OF_THE_RECORD:
+            self._tell(came.raw, refused.reason, f"version {came.manifest.version}: {refused.detail}")
+
+    def _tell(self, raw: RawManifest, reason: str, detail: str) -> None:
+        """A dead letter, once per message and reason."""
+        if _is_new((str(raw.offset), reason), self._told):
+            where = (self._topic, 0, raw.offset)
+            self.untold.append(letter_of(where, raw.payload, raw.time_ms, reason, detail))
+
+    def _complain(self, which: str, refused: Refused) -> None:
+        """Count and log a refusal, once per snapshot and reason; `which` is its version, or where it stood."""
+        if not _is_new((which, refused.reason), self._complained):
             return
-        if len(self._complained) > 10_000:
-            self._complained.clear()
-        self._complained.add((version, refused.reason))
         serving = self.policy
         self.refused = True
         log.error(
-            "snapshot %d refused: %s; %s",
-            version,
+            "snapshot %s refused: %s; %s",
+            which,
             refused,
             f"version {serving.version} goes on serving" if serving else "the baseline serves",
         )
@@ -282,3 +268,13 @@ class SnapshotFollower:
     def _count(self, reason: str) -> None:
         if self._on_refused is not None:
             self._on_refused(reason)
+
+
+def _is_new(key: tuple[str, str], seen: set[tuple[str, str]]) -> bool:
+    """Whether `key` was not in `seen`, where it is from now on."""
+    if key in seen:
+        return False
+    if len(seen) >= REMEMBERED_MAX:
+        seen.clear()
+    seen.add(key)
+    return True

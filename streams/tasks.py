@@ -19,21 +19,19 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Top
 from schemas.broker_wait import end_of
 from schemas.codec import BadRecord, decode, encode
 from schemas.errors import UserError
-from schemas.records import TaskRecord
+from schemas.records import DeadLetter, TaskRecord
 from schemas.registry import FileRegistry, Registry, RegistryUnavailable, open_registry
 from schemas.settings import CommonSettings
 from schemas.task import Namespace, Source, TaskTable
 from schemas.topics import topic
 from schemas.undecoded import Undecoded
 from streams.cluster import require_topics
+from streams.dead_letters import UNTOLD_MAX, letter_of
 from streams.examples import example_task
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5
-REFUSED_MAX = 100
-Place = tuple[int, int]
-"""(offset, append time in ms)"""
 
 
 def rehearse() -> None:
@@ -62,8 +60,8 @@ class TaskFollower:
         """Grows in place; safe to read from any thread."""
         self.changes = 0
         """Definitions read so far: when it has not moved, nothing has."""
-        self.refused: deque[tuple[Place, bytes, BadRecord]] = deque(maxlen=REFUSED_MAX)
-        """Records that are no definition, for whoever writes them to the dead letters: (place, record, why)."""
+        self.untold: deque[DeadLetter] = deque(maxlen=UNTOLD_MAX)
+        """Records that are no definition. Every worker reads them; the owner of the first journal partition tells."""
         self._settings = settings
         self._registry = registry
         self._namespace: Namespace | None = None
@@ -213,7 +211,8 @@ class TaskFollower:
             message.offset(),
             error,
         )
-        self.refused.append(((message.offset() or 0, message.timestamp()[1]), payload, error))
+        where = (topic(self._settings.namespace, "tasks"), 0, message.offset() or 0)
+        self.untold.append(letter_of(where, payload, message.timestamp()[1], error.reason, error.detail))
 
     def _adopt(self, record: TaskRecord) -> None:
         if record.kind == "namespace":

@@ -116,7 +116,7 @@ class ModelTopic:
         assert self._producer.flush(30) == 0
         return offsets
 
-    def send(self, payload: bytes) -> None:
+    def send(self, payload: bytes | None) -> None:
         """A raw message to the topic of manifests."""
         self._producer.produce(topic(self._namespace, "snapshots"), payload, b"main")
         assert self._producer.flush(30) == 0

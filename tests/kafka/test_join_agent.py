@@ -15,11 +15,10 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from deploy.audit import audit
 from schemas.blocks import TransitionBlock
 from schemas.codec import encode
-from schemas.records import DeadLetter
 from schemas.topics import topic
 from streams.journal import Output
 from tests.kafka.journal_writer import JournalWriter, account, check_complete, decision_block
-from tests.kafka.workers import REGISTRY, WorkerProcess, project, read_all, set_up, until, worker
+from tests.kafka.workers import REGISTRY, WorkerProcess, bad_records, project, read_all, set_up, until, worker
 
 PARTITIONS = 4
 
@@ -67,24 +66,6 @@ class Shop(threading.Thread):
         self._stopping.set()
         self.join(5)
         self._writer.flush()
-
-
-def bad_records(good: bytes) -> list[tuple[bytes | None, str]]:
-    """What may stand in a topic of ours where `good` should, and why it cannot be used."""
-    return [
-        (None, "empty"),
-        (b"", "empty"),
-        (b"{}", "bad-magic"),
-        (b"\0\0\0", "truncated"),
-        (b"\0\xff\xff\xff\xff", "unknown-schema"),
-        (good[:-1], "truncated"),
-        (good[:20], "truncated"),
-        (good + b"\0", "trailing-bytes"),
-        (encode(DeadLetter("t", 0, 0, "r", "d", b"", b"", 0), REGISTRY), "wrong-type"),
-        (b"\0" + bytes(200), "unknown-schema"),
-        (good[:5] + b"\xff" * 20, "bad-varint"),
-        (good[:5] + b"\x01" + good[6:], "negative-length"),
-    ]
 
 
 @pytest.mark.parametrize("in_place", [True, False])

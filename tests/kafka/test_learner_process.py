@@ -18,12 +18,13 @@ from deploy import topics
 from learner import checkpoint
 from learner.loop import Loop
 from learner.policy import probes
-from schemas import signing_keys, weights
+from schemas import codec, signing_keys, weights
 from schemas.errors import UserError
 from schemas.records import SnapshotManifest
 from schemas.settings import CommonSettings
 from schemas.topics import topic
 from tests.kafka.learner_process import ActionMeans, Log, Snapshots, project, running, settings_of, spawn
+from tests.kafka.workers import REGISTRY, bad_records, read_all
 
 PARTITIONS = 2
 
@@ -226,6 +227,29 @@ def test_malformed_record_and_a_hole_are_reported_and_learning_goes_on(
         assert loop.metrics.value("headrace_learner_alarms", kind="malformed", partition=0) == 1
     assert "malformed" in caplog.text
     snapshots.close()
+
+
+def test_a_learner_publishes_on_among_malformed_messages_of_the_model_topic(log: Log, tmp_path: Path) -> None:
+    settings = settings_of(log.bootstrap, log.namespace, tmp_path)
+
+    def publish_next(loop: Loop, than: float) -> float:
+        """Learn until a version above `than` is in the topic; returns it."""
+        for _ in range(100):
+            log.tick(5)
+            time.sleep(0.1)
+            if (version := loop.metrics.value("headrace_learner_snapshot_version")) > than:
+                return version
+        raise AssertionError(f"no version above {than}")
+
+    with running(settings) as loop:
+        version = publish_next(loop, 0)
+        good = next(codec.encode(each, REGISTRY) for *_, each in read_all(settings, "snapshots", 1))
+        for value, _ in bad_records(good):
+            log.producer.produce(topic(log.namespace, "snapshots"), value, b"main", partition=0)
+        assert log.producer.flush(10) == 0
+        version = publish_next(loop, version)
+    with running(settings) as loop:  # reads back behind them
+        publish_next(loop, version)
 
 
 def test_partition_that_is_ahead_is_paused_at_the_limit_and_everything_is_learnt_in_the_end(

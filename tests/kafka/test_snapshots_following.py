@@ -14,14 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from schemas.codec import encode
 from schemas.errors import UserError
+from schemas.records import DeadLetter
 from schemas.settings import CommonSettings, load_settings
 from schemas.task import Project, Task, TaskTable
+from schemas.topics import topic
 from streams.snapshots import SnapshotFollower
 from streams.trusted_version import TrustedVersion
 from tests.kafka.decider_process import Shop, decider, project, route
 from tests.kafka.snapshot_topic import REGISTRY, ModelTopic, favourite_of, weights_of
-from tests.kafka.workers import set_up, until
+from tests.kafka.workers import bad_records, read_all, set_up, until
 
 
 @dataclass
@@ -101,6 +104,7 @@ def _wrong_shape(task: Task) -> dict[str, Any]:
     return {**weights_of(task, 0), "wide": np.zeros((1, 2))}
 
 
+REFUSED = "headrace_decide_snapshots_refused_total"
 SPOILT: dict[str, tuple[str, Callable[[World], Any]]] = {
     "unsigned": (
         "no-signature",
@@ -202,6 +206,21 @@ def test_a_start_behind_a_spoilt_newest_takes_the_one_before(world: World) -> No
         _serves(follower, 1)
 
 
+@pytest.mark.parametrize("bad", ["no manifest", "unsigned"])
+def test_a_start_behind_any_number_of_bad_messages_takes_the_last_good_snapshot(world: World, bad: str) -> None:
+    world.topic.publish(1, 1)
+    for version in range(2, 45):  # more than are read at first
+        if bad == "unsigned":
+            world.topic.publish(version, spoil_signed=lambda manifest: replace(manifest, signature=b""))
+        else:
+            world.topic.send(b"rubbish")
+    with following(world) as (follower, refusals):
+        _serves(follower, 1)
+        assert set(refusals) <= {"no-signature", "unreadable-manifest"}
+        world.topic.publish(45, 2)
+        _serves(follower, 45)
+
+
 def test_a_task_that_becomes_known_later_is_served_by_the_same_snapshot(world: World) -> None:
     world.topic.publish(1, 1)
     table = TaskTable()
@@ -271,3 +290,44 @@ def test_a_decider_moves_to_the_snapshot_and_back_to_nothing_never(world: World,
     answers = [shop.decided()[f"r-{number}"][0] for number in range(1, 41)]
     assert {(answer["reason"], answer["snapshot_version"]) for answer in answers} == {("policy", 9)}
     assert sum(answer["actions"] == ["other"] for answer in answers) > 30
+
+
+@pytest.mark.timeout(120)
+def test_bad_messages_of_the_model_topic_are_dead_letters_once_and_good_snapshots_serve(
+    world: World, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    options = {"public_key": world.topic.public_key, "insecure_dev": "false"}
+    good = encode(world.topic.publish(1, 1), REGISTRY)
+    malformed = [*bad_records(good)[:-1], (good[:6] + b"\x01" + good[7:], "negative-length")]  # behind the version
+    spoilt = ["unsigned", "altered after signing", "same version, other content", "altered chunk", "not safetensors"]
+    expected = sorted([reason for _, reason in malformed] + [SPOILT[each][0] for each in spoilt])
+
+    def letters() -> list[DeadLetter]:
+        return [each[3] for each in read_all(world.settings, "dead-letters")]
+
+    with (
+        decider(world.settings, tmp_path, **options) as one,
+        decider(world.settings, tmp_path / "other", **options) as two,
+    ):
+        both = (one, two)
+        for each in spoilt:
+            SPOILT[each][1](world)
+        for version, (payload, _) in enumerate(malformed, start=10):
+            world.topic.send(payload)
+            world.topic.publish(version, version % 3)
+        until(lambda: all(each.metric("headrace_decide_snapshot_version") == version for each in both), 30, one.said)
+        until(lambda: all(each.metric(REFUSED) == len(expected) for each in both), 20, two.said)
+        until(lambda: len(letters()) >= len(expected), 20, one.said)
+        time.sleep(2.5)  # the other, which refused the same, would have told by now
+        assert sorted(letter.reason for letter in letters()) == expected
+        assert {(letter.topic, letter.partition) for letter in letters()} == {
+            (topic(world.settings.namespace, "snapshots"), 0)
+        }
+        assert len({letter.offset for letter in letters()}) == len(expected)
+        assert [each.process.poll() for each in both] == [None, None]
+    for payload, _ in malformed:
+        world.topic.send(payload)
+    with decider(world.settings, tmp_path, **options) as late:
+        until(lambda: late.metric("headrace_decide_snapshot_version") == version, 20, late.said)
+        until(lambda: len(letters()) >= len(expected) + len(malformed), 20, late.said)

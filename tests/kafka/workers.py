@@ -20,7 +20,8 @@ from confluent_kafka import Producer
 from deploy import processes, reading
 from deploy.applying import apply
 from schemas.bounds import BadRecord
-from schemas.codec import decode
+from schemas.codec import decode, encode
+from schemas.records import DeadLetter
 from schemas.registry import FileRegistry
 from schemas.settings import CommonSettings, load_settings
 from schemas.task import Project, parse
@@ -189,6 +190,24 @@ def read_all(settings: CommonSettings, name: str, num_at_least: int = 0, timeout
         if time.monotonic() > end:
             raise AssertionError(f"{full}: {len(found)} records within {timeout_s:g} s, expected {num_at_least}")
         time.sleep(0.2)
+
+
+def bad_records(good: bytes) -> list[tuple[bytes | None, str]]:
+    """What may stand in a topic of ours where `good` should, and why it cannot be used."""
+    return [
+        (None, "empty"),
+        (b"", "empty"),
+        (b"{}", "bad-magic"),
+        (b"\0\0\0", "truncated"),
+        (b"\0\xff\xff\xff\xff", "unknown-schema"),
+        (good[:-1], "truncated"),
+        (good[:20], "truncated"),
+        (good + b"\0", "trailing-bytes"),
+        (encode(DeadLetter("t", 0, 0, "r", "d", b"", b"", 0), REGISTRY), "wrong-type"),
+        (b"\0" + bytes(200), "unknown-schema"),
+        (good[:5] + b"\xff" * 20, "bad-varint"),
+        (good[:5] + b"\x01" + good[6:], "negative-length"),
+    ]
 
 
 def producer(settings: CommonSettings, **options: Any) -> Producer:

@@ -39,17 +39,17 @@ class Follower(SnapshotFollower):
         super().__init__(replace_dir(net.settings, folder), REGISTRY, table)
         self.broker = net.broker
         manifests: Any = ListConsumer(net.broker, NAMESPACE)
+        self._following = self._manifests(manifests)
         pieces: Any = ListConsumer(net.broker, NAMESPACE)
-        self._manifests = manifests
         self._chunks = Chunks(pieces, topic(NAMESPACE, "snapshot-chunks"), self._stopping)
-        self._pending = self._at_start(self._manifests)
+        self._pending = self._following.at_start()
         self.turn()
 
     def turn(self) -> None:
         """One round of `_run`."""
         if self._pending:
             self._pending = self._take_newest(self._pending, self._chunks)
-        self._pending = self._newer(self._manifests, self._pending)
+        self._pending = self._newer(self._following, self._pending)
 
     @property
     def trusted(self) -> int:

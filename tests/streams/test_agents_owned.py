@@ -16,7 +16,7 @@ from schemas.blocks import Tick, TransitionBlock
 from schemas.chain import Accepted, ChainReader
 from schemas.codec import decode, encode
 from schemas.errors import UserError
-from schemas.records import Progress, Resume
+from schemas.records import DeadLetter, Progress, Resume
 from schemas.registry import FileRegistry
 from schemas.settings import load_settings
 from schemas.task import TaskTable
@@ -65,7 +65,7 @@ class Bench:
         self.output = FakeOutput()
         self.restarts: list[str] = []
         self.metrics = worker_metrics()
-        self.letters: list[tuple[Any, ...]] = []
+        self.letters: list[DeadLetter] = []
         self.clock_ms = 0
         ports: Any = Ports(
             settings=load_settings(WorkerSettings, namespace="unit", **settings),
@@ -82,7 +82,7 @@ class Bench:
         self.journal: list[tuple[int, bytes | None]] = []
         self._num_read = 0
 
-    async def _letter(self, *letter: Any) -> None:
+    async def _letter(self, letter: DeadLetter) -> None:
         self.letters.append(letter)
 
     def begin(self, journal_start: int = 0) -> None:
@@ -439,7 +439,7 @@ def test_a_record_batch_that_nobody_can_read_is_one_dead_letter_and_the_fold_goe
             parts = [before, stand_in, after]
             for batch in [join(parts)] if is_joined else parts:
                 assert await bench.owned.fold(batch)
-            assert [(where[2], reason) for where, _, _, reason, _ in bench.letters] == [(1, "too-large")]
+            assert [(letter.offset, letter.reason) for letter in bench.letters] == [(1, "too-large")]
             assert bench.owned.next_offset == 7
             assert await bench.owned.fold(bench.append(9_000, Tick()))
             assert [len(block) for block in bench.written(TransitionBlock)] == [4]

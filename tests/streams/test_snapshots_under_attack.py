@@ -17,8 +17,10 @@ from schemas.registry import RegistryUnavailable
 from schemas.settings import CommonSettings
 from schemas.signing_keys import create_keys, load_private_key
 from schemas.task import Project, TaskTable, parse
+from schemas.varints import REASONS
 from streams.decide import Asked, Decide, Situation
 from streams.features import Encoder
+from streams.manifests import RawManifest
 from streams.policy import REFUSALS, Refused
 from streams.snapshots import SnapshotFollower
 from tests.streams.snapshot_attacks import ATTACKS, REGISTRY, Arrays, Forge, Sent
@@ -26,6 +28,7 @@ from tests.streams.snapshot_attacks import ATTACKS, REGISTRY, Arrays, Forge, Sen
 MUTATIONS = 10_000
 GOOD_EVERY = 400
 """A good snapshot between so many spoilt ones must serve: a reader that refuses all would pass otherwise."""
+UNREADABLE = {code for code, _ in REASONS if code}
 NOW = 1_700_000_000_000
 TOML = """
 [namespace]
@@ -54,6 +57,7 @@ class Reader(SnapshotFollower):
         super().__init__(settings, REGISTRY, TaskTable(project.tasks), on_refused=self.reasons.append)
         self._sent: Sent | None = None
         self._offset = 0
+        self._reading = self._manifests(None)  # type: ignore[arg-type]  # nothing is fetched
 
     def offer(self, sent: Sent) -> None:
         """Everything that one message of the `snapshots` topic sets off."""
@@ -61,7 +65,8 @@ class Reader(SnapshotFollower):
         self._complained.clear()
         self.reasons.clear()
         self.details.clear()
-        manifests = self._decoded(sent.manifest, self._offset)
+        self.untold.clear()
+        manifests = self._reading.read(RawManifest(self._offset, NOW, sent.manifest))
         if manifests:
             assert self._take_newest(manifests, self) == []  # type: ignore[arg-type]  # `of` stands for the log
 
@@ -72,9 +77,9 @@ class Reader(SnapshotFollower):
             raise Refused("missing-chunk", "gone")
         return self._sent.chunks
 
-    def _complain(self, version: int, refused: Refused) -> None:
+    def _complain(self, which: str, refused: Refused) -> None:
         self.details.append(refused.detail)
-        super()._complain(version, refused)
+        super()._complain(which, refused)
 
 
 def weights_of(rng: Random) -> Arrays:
@@ -153,6 +158,9 @@ def test_of_10_000_mutations_none_serves_each_has_its_reason_and_every_decision_
         where = f"{name}, after {done.total()} others: {reader.details}"
         assert reader.reasons == [sent.reason], where
         assert sent.detail in reader.details[0], where
+        (letter,) = reader.untold
+        assert letter.reason == sent.reason or (sent.reason == "unreadable-manifest" and letter.reason in UNREADABLE)
+        assert sent.detail in f"{letter.reason}: {letter.detail}", where
         assert reader.policy is serving, where
         assert reader.refused
         shop.ask(reader, version)
@@ -190,6 +198,7 @@ def test_a_version_that_cannot_be_persisted_does_not_serve(
     assert reader.reasons == ["not-persisted"]
     assert "No space left" in reader.details[0]
     assert reader.policy is serving
+    assert not reader.untold, "nothing is wrong with it"
 
 
 def test_the_largest_version_serves_only_with_the_right_key_and_nothing_comes_after(
@@ -212,11 +221,13 @@ def test_a_manifest_whose_schema_cannot_be_fetched_now_is_read_when_it_can(forge
             raise RegistryUnavailable("the schema registry did not answer", "check that it runs")
 
     sent = forge.make(1, Random(5))
-    reader._registry = Away()  # type: ignore[assignment]  # all that decoding a manifest asks of it
+    reading = reader._reading
+    reading._registry = Away()  # type: ignore[assignment]  # all that decoding a manifest asks of it
     reader.offer(sent)
     assert reader.reasons == ["unreadable-manifest"]
-    assert reader._unread() == []
-    reader._registry = REGISTRY
-    (manifest,) = reader._unread()
-    assert manifest.version == 1
-    assert reader._unread() == []
+    assert reading._unread() == []
+    reading._registry = REGISTRY
+    (came,) = reading._unread()
+    assert came.manifest.version == 1
+    assert reading._unread() == []
+    assert not reader.untold, "nothing is wrong with it"
