@@ -1,8 +1,8 @@
 """Consume: the transitions topic, all partitions, from given offsets, through any outage.
 
 A shell. Partitions are assigned, never subscribed: there is one learner, its offsets live in its checkpoint, and no
-group can take a partition away. When the broker goes, librdkafka reconnects by itself; this says so once, and once
-when records come again. Nothing is lost: offsets advance only with records that were handed out.
+group can take a partition away. When the broker goes, librdkafka reconnects by itself; `schemas.outage` says so once,
+and once when records come again. Nothing is lost: offsets advance only with records that were handed out.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from learner.merge import Position
 from schemas.broker_wait import ask, find_topics
 from schemas.codec import BadRecord, decode
 from schemas.errors import UserError
+from schemas.outage import Outage
 from schemas.records import Progress
 from schemas.registry import Registry
 from schemas.settings import CommonSettings
@@ -109,12 +110,12 @@ def require_topics(
 class TransitionsReader:
     """Records of all partitions in offset order each, starting at given positions."""
 
-    def __init__(self, settings: CommonSettings, positions: Iterable[Position]) -> None:
-        """Raises UserError when a position is not in the log."""
+    def __init__(self, settings: CommonSettings, positions: Iterable[Position], outage: Outage) -> None:
+        """`outage` hears of a broker that is gone or back. Raises UserError when a position is not in the log."""
         self._topic = topic(settings.namespace, "transitions")
         self.paused: set[int] = set()
         """Partitions that do not flow."""
-        self._down = False
+        self._outage = outage
         self._consumer = Consumer(
             settings.librdkafka(
                 **{
@@ -158,9 +159,8 @@ class TransitionsReader:
                 good.append(received(message))
             else:
                 self._judge(message, error)
-        if good and self._down:
-            self._down = False
-            log.info("transitions come again from %s", self._topic)
+        if good:
+            self._outage.answered()
         return good
 
     def _judge(self, message: Message, error: KafkaError) -> None:
@@ -176,10 +176,8 @@ class TransitionsReader:
         self._on_error(error)
 
     def _on_error(self, error: KafkaError) -> None:
-        outage = error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTHENTICATION)
-        if not self._down and (error.fatal() or outage):
-            self._down = True
-            log.warning("no broker answers; learning waits and goes on by itself (%s)", error.str())
+        if error.fatal() or error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTHENTICATION):
+            self._outage.say("learning goes on by itself (%s)", error.str())
 
     def pause_only(self, partitions: Iterable[int]) -> None:
         """Pause exactly these partitions; the others flow."""

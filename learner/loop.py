@@ -35,6 +35,7 @@ from schemas.codec import BadRecord, decode
 from schemas.collector import uncollected
 from schemas.errors import UserError
 from schemas.fault_points import reach
+from schemas.outage import Outage
 from schemas.records import Progress
 from schemas.registry import open_for_service
 from schemas.signing_keys import load_private_key
@@ -64,6 +65,7 @@ class Loop:
         self._settings, self._stop = settings, stop
         self.metrics = metrics.make()
         self._beat = time.monotonic()
+        self._outage = Outage()
         self._blocked: bytes | None = None
         transitions = topic(settings.namespace, "transitions")
         self._alarms = Alarms(transitions, self.metrics)
@@ -142,11 +144,13 @@ class Loop:
         settings = self._settings
         self._merge, self._learner = restored.merge, restored.learner
         self._task_gauges = TaskGauges(self.metrics, self._definitions.find)
-        self._reader = TransitionsReader(settings, self._merge.positions())
+        self._reader = TransitionsReader(settings, self._merge.positions(), self._outage)
         self._watch = ManifestWatch(
             settings, self._registry, settings.channel, key.public_key(), restored.published.next_offset
         )
-        self._publisher = Publisher(settings, self._registry, key, self.metrics, settings.reupload_s).start()
+        self._publisher = Publisher(
+            settings, self._registry, key, self.metrics, settings.reupload_s, self._outage
+        ).start()
         self._uploads = Uploads(self._publisher, restored.published, self.metrics)
         self._writer.started_at(self._learner.cut.number)
         if restored.has_broken:  # until this is on disk no replay could begin in the new lineage
@@ -245,6 +249,7 @@ class Loop:
 
     def _keep_house(self) -> None:
         self._definitions.poll(0)
+        self._outage.look()
         self._learner.anchor = self._writer.anchor()
         self._measure()
         self._checkpoint()

@@ -23,6 +23,7 @@ from learner.namespace import Snapshot
 from schemas import codec
 from schemas import weights as tensors
 from schemas.fault_points import reach
+from schemas.outage import Outage
 from schemas.records import SnapshotManifest
 from schemas.registry import Registry
 from schemas.settings import CommonSettings
@@ -63,10 +64,15 @@ class Publisher:
         private_key: Ed25519PrivateKey,
         metrics: Metrics,
         reupload_s: float,
+        outage: Outage,
     ) -> None:
-        """`private_key` signs; `reupload_s` the age at which the current version is uploaded again."""
+        """`private_key` signs; `reupload_s` the age at which the current version is uploaded again.
+
+        `outage` hears of a broker that does not answer, or does again.
+        """
         self._settings, self._registry, self._key, self._metrics = settings, registry, private_key, metrics
         self._reupload_s = reupload_s
+        self._outage = outage
         self._changed = threading.Condition()
         self._waiting: Snapshot | None = None
         self._current: tuple[Snapshot, float] | None = None
@@ -162,6 +168,7 @@ class Publisher:
         if self._failing:
             self._failing = False
             log.info("snapshots are published again, now version %d", snapshot.draft.version)
+        self._outage.answered()
         done = time.monotonic()
         with self._changed:
             self._current = (snapshot, done)
@@ -174,9 +181,12 @@ class Publisher:
 
     def _failed(self, snapshot: Snapshot, error: Exception) -> None:
         self._metrics.add("headrace_learner_publish_failures")
-        if not self._failing:
+        what = "snapshot %d is not published yet and will be tried again: %s"
+        if _is_silence(error):
+            self._outage.say(what, snapshot.draft.version, error)
+        elif not self._failing:
             self._failing = True
-            log.warning("snapshot %d is not published yet and will be tried again: %s", snapshot.draft.version, error)
+            log.warning(what, snapshot.draft.version, error)
         with self._changed:
             if self._waiting is None:
                 self._waiting = snapshot
@@ -222,6 +232,13 @@ class Publisher:
         if errors:
             raise KafkaException(errors[0])
         return offsets
+
+
+def _is_silence(error: Exception) -> bool:
+    """Whether the broker did not answer, rather than refuse."""
+    if isinstance(error, KafkaException):
+        return error.args[0].code() in (KafkaError._MSG_TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN)
+    return True
 
 
 def signed(manifest: SnapshotManifest, private_key: Ed25519PrivateKey) -> SnapshotManifest:

@@ -23,6 +23,7 @@ from learner.restore import of_checkpoint, positions_of
 from schemas.blocks import TransitionBlock
 from schemas.codec import BadRecord, decode
 from schemas.errors import UserError
+from schemas.outage import Outage
 from schemas.records import Progress, SnapshotManifest
 from schemas.registry import Registry
 from schemas.settings import CommonSettings
@@ -166,7 +167,7 @@ class Rebuild:
             of_checkpoint(found, self._learner, registry)
         self._learner.cut = start.cut
         self._merge = Merge(num_partitions, goal.rules.bucket_ms, start.positions)
-        self._reader = TransitionsReader(settings, self._merge.positions())
+        self._reader = TransitionsReader(settings, self._merge.positions(), Outage())
         self.num_records = 0
         """Transition blocks and Progress read."""
 

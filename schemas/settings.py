@@ -16,6 +16,10 @@ from pydantic_settings.exceptions import SettingsError
 from schemas.errors import UserError
 
 RECONNECT_MS_MAX = 1_000
+REBOOTSTRAP_MS = 10_000
+"""A client that no broker it knows gives metadata goes back to the bootstrap servers after so long. librdkafka's own
+five minutes are for a cluster that was replaced; but a broker that comes back from a minute of silence is fenced for a
+moment, its metadata names no broker, the client forgets the only one it knew, and has nobody left to ask."""
 SettingsT = TypeVar("SettingsT", bound="CommonSettings")
 
 
@@ -57,6 +61,7 @@ class CommonSettings(BaseSettings):
             "client.id": self.client_id,
             # Its default of 10 s is a long time to look away from a broker that is back.
             "reconnect.backoff.max.ms": RECONNECT_MS_MAX,
+            "metadata.recovery.rebootstrap.trigger.ms": REBOOTSTRAP_MS,
         }
         return {**ours, **self.kafka_options, **options}
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import mode
 from faust.types import TP
 
+from schemas.outage import Outage
 from schemas.registry import Registry
 from schemas.telemetry import Metrics
 from schemas.topics import topic
@@ -35,6 +36,7 @@ class Context:
     tasks: TaskFollower
     metrics: Metrics
     health: Health
+    outage: Outage
     fail: Callable[[Exception], None]
     """End the process with this error."""
 
@@ -79,6 +81,7 @@ def _add_heart(app: ColumnarApp, context: Context) -> None:
             due = time.monotonic() + BEAT_S
             await app.sleep(BEAT_S)
             context.health.beat()
+            context.outage.look()
             context.metrics.set("headrace_event_loop_lag_seconds", max(0.0, time.monotonic() - due))
 
     app.task(beat)
@@ -93,7 +96,7 @@ class JoinRole:
 
         warm_up_join(context.registry)
         settings, journal = context.settings, topic(context.settings.namespace, "journal")
-        self.app = make_app("join", [journal], settings)
+        self.app = make_app("join", [journal], settings, context.outage)
         self._output = Output(settings, linger_ms=settings.linger_ms, compression=settings.compression)
         dead_letters = DeadLetters(settings.namespace, context.registry, self._output, context.metrics)
 
@@ -134,7 +137,7 @@ class IngestRole:
         dead_letters = DeadLetters(settings.namespace, context.registry, self._output, context.metrics)
         self._agent = IngestAgent(context.settings, context.registry, context.tasks, self._output, dead_letters,
                                   context.metrics, context.health, context.fail)  # fmt: skip
-        self.app = make_app("ingest", self._agent.topics, settings)
+        self.app = make_app("ingest", self._agent.topics, settings, context.outage)
         self.app.settle = self._agent.settle
         self._agent.give_up = self._give_up
         _on_assigned(self.app, self._agent.assigned)

@@ -104,7 +104,8 @@ class JoinAgent:
         task = self._rebuilds.get(partition)
         if partition not in self.owned or (task is not None and not task.done()):
             return
-        log.warning("%s[%d] restarts from its own output: %s", self._journal, partition, cause)
+        level = logging.DEBUG if self._app.outage.is_on else logging.WARNING  # an outage has been said
+        log.log(level, "%s[%d] restarts from its own output: %s", self._journal, partition, cause)
         self._ports.metrics.add("headrace_join_restarts", partition=partition, cause=cause)
         self._start_rebuild(partition)
 
@@ -130,12 +131,15 @@ class JoinAgent:
         if since < RESTART_S_MIN:
             await asyncio.sleep(RESTART_S_MIN - since)
         self._restarted_s[partition] = time.monotonic()
-        started, complained = time.monotonic(), False
+        complained, started = False, time.monotonic()
         while True:
             try:
                 found = await asyncio.to_thread(read_state, self._ports.settings, self._ports.registry, partition)
                 break
-            except (KafkaException, TimeoutError, RegistryUnavailable) as error:
+            except (KafkaException, TimeoutError) as error:
+                self._app.outage.say("the output of partition %d cannot be read yet: %s", partition, error)
+                await asyncio.sleep(RETRY_S)
+            except RegistryUnavailable as error:
                 if not complained:
                     log.warning("cannot read the output of partition %d yet, trying on: %s", partition, error)
                 complained = True

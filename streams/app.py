@@ -14,6 +14,7 @@ import threading
 from schemas import early_stop
 from schemas.collector import uncollected
 from schemas.errors import UserError
+from schemas.outage import Outage
 from schemas.registry import Registry, open_for_service
 from schemas.telemetry import MetricsServer
 from schemas.topics import topic
@@ -42,11 +43,11 @@ def run(roles: set[str], settings: WorkerSettings) -> int:
     unknown = roles - set(ROLES)
     if unknown or not roles:
         raise UserError(f"unknown role {', '.join(sorted(unknown)) or '(none)'}", f"name some of {', '.join(ROLES)}")
-    quiet.set_up(settings.log_level)
+    outage = quiet.set_up(settings.log_level)
     spare_memory.give_back_from_now_on()
     registry = open_for_service(settings.schema_registry_url)
     while True:
-        code = _Life(sorted(roles), settings, registry).run()
+        code = _Life(sorted(roles), settings, registry, outage).run()
         if code is not None:
             return code
         log.info("the mapped source topics have changed: starting again with the new ones")
@@ -55,8 +56,8 @@ def run(roles: set[str], settings: WorkerSettings) -> int:
 class _Life:
     """One life of the process: from the checks to the exit code, or to None when it should begin anew."""
 
-    def __init__(self, roles: list[str], settings: WorkerSettings, registry: Registry) -> None:
-        self._roles, self._settings, self._registry = roles, settings, registry
+    def __init__(self, roles: list[str], settings: WorkerSettings, registry: Registry, outage: Outage) -> None:
+        self._roles, self._settings, self._registry, self._outage = roles, settings, registry, outage
         self._failure: Exception | None = None
         self._begins_anew = False
         self._ended = threading.Event()
@@ -80,7 +81,7 @@ class _Life:
                 loop = faust_worker.new_loop()
 
                 faust_worker.data_folder(settings.state_dir)
-                context = agents.Context(settings, registry, tasks, metrics, health, self._fail)
+                context = agents.Context(settings, registry, tasks, metrics, health, self._outage, self._fail)
                 roles = [agents.make_role(name, context) for name in self._roles]
                 server.start()
                 log.info(

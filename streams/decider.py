@@ -22,6 +22,7 @@ from types import FrameType
 from schemas import early_stop
 from schemas.codec import BadRecord, decode_request, encode
 from schemas.frozen import frozen
+from schemas.outage import Outage
 from schemas.records import Decision, Reason
 from schemas.registry import Registry, RegistryUnavailable, open_for_service
 from schemas.telemetry import Metrics, MetricsServer
@@ -70,7 +71,7 @@ def run(settings: DeciderSettings) -> int:
     Raises UserError before anything is started: no broker, a missing topic, no schema registry, nothing applied, no
     public key, a state folder that cannot be written, a port in use.
     """
-    quiet.set_up(settings.log_level)
+    outage = quiet.set_up(settings.log_level)
     spare_memory.give_back_from_now_on()
     logging.getLogger("headrace.kafka").addFilter(_is_news)
     names = ("requests", "decisions", "journal", "dead-letters", "snapshots", "snapshot-chunks")
@@ -93,7 +94,7 @@ def run(settings: DeciderSettings) -> int:
             with snapshots:
                 snapshots.wait_ready(SNAPSHOT_READ_S)
                 log.info("decide of %s; metrics at %s:%d", settings.namespace, settings.metrics_host, server.port)
-                return Decider(settings, registry, tasks, snapshots, metrics, health).run()
+                return Decider(settings, registry, tasks, snapshots, metrics, health, outage).run()
         finally:
             server.close()
 
@@ -132,6 +133,7 @@ class Decider:
         snapshots: SnapshotFollower,
         metrics: Metrics,
         health: Health,
+        outage: Outage,
     ) -> None:
         self._settings = settings
         self._registry = registry
@@ -139,6 +141,7 @@ class Decider:
         self._snapshots = snapshots
         self._metrics = metrics
         self._health = health
+        self._outage = outage
         self._topic = topic(settings.namespace, "requests")
         self._stopping = threading.Event()
         self._last_resort = LastResort(settings.stop_s_max)
@@ -154,8 +157,10 @@ class Decider:
             lambda output: DeadLetters(settings.namespace, registry, output, metrics),
             lambda seconds: metrics.observe("headrace_decide_latency_seconds", seconds),
         )
-        redelivery = Redelivery(settings, registry, tasks.table, namespace.partitions, self._stopping, health.beat)
-        self._requests = RequestLog(settings, self._offsets, redelivery, self._replies.flush, metrics, health)
+        redelivery = Redelivery(
+            settings, registry, tasks.table, namespace.partitions, self._stopping, health.beat, outage
+        )
+        self._requests = RequestLog(settings, self._offsets, redelivery, self._replies.flush, metrics, health, outage)
         self._reported_s = time.monotonic()
         self._counts: Counter[tuple[str, str]] = Counter()
 
@@ -301,6 +306,7 @@ class Decider:
             self._report_counts()
             self._tell_of_snapshots()
             self._requests.report()
+            self._outage.look()
             policy = self._snapshots.policy
             if policy is not None:
                 self._metrics.set("headrace_decide_snapshot_age_seconds", time.time() - policy.cut_ms / 1e3)

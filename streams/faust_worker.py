@@ -16,6 +16,7 @@ import faust.streams
 import uvloop
 
 from schemas.errors import UserError
+from schemas.outage import Outage
 from streams import broken_connections
 from streams.last_resort import LastResort
 from streams.settings import WorkerSettings
@@ -24,8 +25,11 @@ from streams.transport import SCHEME, ColumnarApp, NoTables, register
 log = logging.getLogger(__name__)
 
 
-def make_app(role: str, topics: Iterable[str], settings: WorkerSettings) -> ColumnarApp:
-    """A Faust app of the group ``<namespace>.<role>`` whose `topics` come as record batches."""
+def make_app(role: str, topics: Iterable[str], settings: WorkerSettings, outage: Outage) -> ColumnarApp:
+    """A Faust app of the group ``<namespace>.<role>`` whose `topics` come as record batches.
+
+    It tells `outage` when the broker does not answer, and when it does.
+    """
     if vars(faust.streams)["_CStreamIterator"] is None:  # the Python twin acknowledges messages that it skips
         raise UserError(
             "Faust runs without its compiled parts, and then loses records at a rebalance",
@@ -63,7 +67,7 @@ def make_app(role: str, topics: Iterable[str], settings: WorkerSettings) -> Colu
         worker_redirect_stdouts=False,
         **_security(settings),
     )
-    app.columnar_topics = names
+    app.columnar_topics, app.outage = names, outage
     return app
 
 

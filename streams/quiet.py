@@ -10,8 +10,8 @@ import re
 import sys
 import time
 
-REPEAT_S = 300.0
-"""What goes on for longer is said again: a broker that is gone for a minute is one line."""
+from schemas.outage import REPEAT_S, Outage
+
 _NOISY = ("aiokafka", "headrace.kafka", "faust", "kafka", "mode")
 _NUMBERS = re.compile(r"\d+(\.\d+)?")
 _OUTAGE = re.compile(
@@ -19,14 +19,20 @@ _OUTAGE = re.compile(
     re.IGNORECASE,
 )
 """A broker that is gone shows in twenty different messages of three clients."""
+_AFTERMATH = re.compile("heartbeat failed|offsetcommit failed", re.IGNORECASE)
+"""Said when it is back: the session is over, and the group is joined again. No news in an outage, but otherwise."""
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class SayOnce(logging.Filter):
-    """Lets a message through once per `REPEAT_S`, whatever numbers (ports, attempts, seconds) stand in it."""
+    """Lets a message through once per `REPEAT_S`, whatever numbers (ports, attempts, seconds) stand in it.
 
-    def __init__(self, repeat_s: float = REPEAT_S) -> None:
+    Those that tell of an outage are complaints to `outage`, which knows whether it has been said.
+    """
+
+    def __init__(self, outage: Outage, repeat_s: float = REPEAT_S) -> None:
         super().__init__()
+        self._outage = outage
         self._repeat_s = repeat_s
         self._said: dict[str, tuple[float, int]] = {}
 
@@ -35,27 +41,33 @@ class SayOnce(logging.Filter):
         if record.levelno < logging.WARNING or not record.name.startswith(_NOISY):
             return True
         text = record.getMessage()
-        key = "outage" if _OUTAGE.search(text) else record.name + _NUMBERS.sub("#", text)[:120]
+        if _OUTAGE.search(text) or (self._outage.is_on and _AFTERMATH.search(text)):
+            return self._outage.begins() and _rewritten(record, f"waiting for the broker, nothing is lost: {text}")
+        key = record.name + _NUMBERS.sub("#", text)[:120]
         now = time.monotonic()
         said_s, num_left_out = self._said.get(key, (-self._repeat_s, 0))
         if now - said_s < self._repeat_s:
             self._said[key] = (said_s, num_left_out + 1)
             return False
-        if key == "outage":
-            text = f"waiting for the broker: {text}"
-        record.msg, record.args = f"{text} (and {num_left_out} like this)" if num_left_out else text, None
         if len(self._said) > 1000:
             self._said.clear()
         self._said[key] = (now, 0)
-        record.exc_info, record.exc_text = None, None
-        return True
+        return _rewritten(record, f"{text} (and {num_left_out} like this)" if num_left_out else text)
 
 
-def set_up(level: str) -> None:
-    """Log to stderr from `level` on, third parties from WARNING on."""
+def _rewritten(record: logging.LogRecord, text: str) -> bool:
+    """True, after the record says `text` and shows no traceback."""
+    record.msg, record.args = text, None
+    record.exc_info, record.exc_text = None, None
+    return True
+
+
+def set_up(level: str) -> Outage:
+    """Log to stderr from `level` on, third parties from WARNING on; returns what they say of outages."""
+    outage = Outage()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter(FORMAT))
-    handler.addFilter(SayOnce())
+    handler.addFilter(SayOnce(outage))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
@@ -63,3 +75,4 @@ def set_up(level: str) -> None:
     ours = ("headrace.kafka", "streams.transport", "streams.transport_thread")
     for name in ("faust", "mode", "aiokafka", "kafka", "numba", "httpx", "httpx2", *ours):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    return outage

@@ -21,6 +21,7 @@ from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Me
 from schemas.blocks import DecisionBlock
 from schemas.codec import BadRecord, decode
 from schemas.decision_columns import PROPENSITY_ONE
+from schemas.outage import Outage
 from schemas.records import Decision, Reason
 from schemas.registry import RegisteredSchema, Registry, RegistryUnavailable
 from schemas.settings import CommonSettings
@@ -66,11 +67,13 @@ class Redelivery:
         num_partitions: int,
         stopping: threading.Event,
         beat: Callable[[], None],
+        outage: Outage,
     ) -> None:
         """Once `stopping` is set nothing is waited for; `beat` is called every few seconds while something is."""
         self._settings = settings
         self._stopping = stopping
         self._beat = beat
+        self._outage = outage
         self._registry = registry
         self._table = table
         self._num_partitions = num_partitions
@@ -146,7 +149,7 @@ class Redelivery:
         return consumer.poll(POLL_S)
 
     def _wait(self, name: str, error: KafkaException) -> None:
-        log.warning("%s: %s; waiting for the broker", name, error.args[0].str())
+        self._outage.say("%s: %s", name, error.args[0].str())
         self._pause()
 
     def _pause(self) -> None:

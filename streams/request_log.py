@@ -15,6 +15,7 @@ from collections.abc import Callable
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from schemas.fault_points import reach
+from schemas.outage import Outage
 from schemas.telemetry import Metrics
 from schemas.topics import topic
 from streams.decider_settings import DeciderSettings
@@ -51,6 +52,7 @@ class RequestLog:
         drain: Callable[[float], int],
         metrics: Metrics,
         health: Health,
+        outage: Outage,
     ) -> None:
         self._settings = settings
         self._offsets = offsets
@@ -58,12 +60,12 @@ class RequestLog:
         self._drain = drain
         self._metrics = metrics
         self._health = health
+        self._outage = outage
         self._topic = topic(settings.namespace, "requests")
         self._logged: dict[tuple[int, int], Logged] = {}
         self._stopping = threading.Event()
         self._held_back: set[int] = set()
         """Partitions that are paused. The client keeps a pause through a change of hands: one forgotten is for ever."""
-        self._is_cut_off = False
         self.failure = ""
         """Why this client will never read again; "" while it may."""
         self._committed_s = time.monotonic()
@@ -110,10 +112,10 @@ class RequestLog:
         if first is None:
             return []
         messages = [first, *self._consumer.consume(self._settings.decide_batch_max - 1, 0)]
-        if self._is_cut_off:
-            self._is_cut_off = False
-            log.info("the broker answers again")
-        return [message for message in messages if self._is_request(message)]
+        requests = [message for message in messages if self._is_request(message)]
+        if requests:
+            self._outage.answered()
+        return requests
 
     def take_logged(self, partition: int, offset: int) -> Logged | None:
         """What the journal already holds for a request that is read again, once."""
@@ -179,10 +181,9 @@ class RequestLog:
             )
 
     def _broker_event(self, error: KafkaError) -> None:
-        """Say once that the broker is gone; the client itself tries again for ever."""
-        if error.code() == KafkaError._ALL_BROKERS_DOWN and not self._is_cut_off:
-            self._is_cut_off = True
-            log.warning("no broker of %s answers: waiting, nothing is lost", self._settings.bootstrap)
+        """The client itself tries again for ever."""
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self._outage.say("none answers at %s", self._settings.bootstrap)
 
     def _hold_back(self) -> None:
         """Read no more while too much is on its way (the broker is gone). Polling goes on, or the group drops us."""
@@ -210,7 +211,6 @@ class RequestLog:
             else:
                 self._consumer.commit(offsets=offsets, asynchronous=True)
         except KafkaException as error:  # what is never committed is read again after a restart, answered as logged
-            log.warning("commit of %s: %s", self._topic, error.args[0].str())
             self._commit_ended(error.args[0], offsets)
 
     def _commit_ended(self, error: KafkaError | None, places: list[TopicPartition]) -> None:
@@ -221,8 +221,10 @@ class RequestLog:
         refused = [place for place in places if (error or place.error) is not None and place.offset >= 0]
         for place in refused:
             self._offsets.give_back(place.partition, place.offset)
-        if refused:
+        if refused and not self._outage.is_on:
             log.info("commit of %s refused: %s; tried again", self._topic, error or refused[0].error)
+        elif not refused:
+            self._outage.answered()
 
     def _assigned(self, consumer: Consumer, given: list[TopicPartition]) -> None:
         """Look up what was answered before, then start."""
@@ -247,7 +249,7 @@ class RequestLog:
             try:
                 return {each.partition: max(0, each.offset) for each in consumer.committed(given, timeout=CALL_S)}
             except KafkaException as error:
-                log.warning("committed offsets: %s; waiting for the broker", error.args[0].str())
+                self._outage.say("committed offsets of %s: %s", self._topic, error.args[0].str())
                 self._health.beat()
                 self._stopping.wait(0.5)
         return {}

@@ -38,6 +38,7 @@ from faust.transport.drivers import TRANSPORTS
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
+from schemas.outage import Outage
 from streams import transport_raw
 from streams.transport_batch import RecordBatch, pack
 from streams.transport_thread import ConsumerThread
@@ -55,6 +56,8 @@ class ColumnarApp(faust.App):
     columnar_topics: frozenset[str] = frozenset()
     starting_offsets: StartingOffsets | None = None
     """Asked after each assignment: partitions that start elsewhere than at the group's committed offset."""
+    outage: Outage
+    """Told when the broker does not answer, and when it does."""
     settle: Settle | None = None
     """Awaited before partitions are given away: finish what is in flight, in well under the session timeout."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +16,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode import Service
 
+from schemas.outage import Outage
 from streams import group_errors
 
 ANSWER_S = 2.0
@@ -31,10 +33,18 @@ log = logging.getLogger("headrace.transport")
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """Faust's thread around an aiokafka consumer, which waits for no answer for longer than `ANSWER_S`."""
 
+    _committing: asyncio.Future[Any] | None = None
+    """The commit under way."""
     _is_unanswered = False
-    """The last commit got no answer."""
+    """It got no answer in time."""
     positions: Mapping[TP, int] = MappingProxyType({})
     """Where the last fetch left the partitions that it was for: first offset behind its records and what holds none."""
+
+    @property
+    def _outage(self) -> Outage:
+        app: Any = self.app
+        outage: Outage = app.outage
+        return outage
 
     def _create_consumer(self, loop: asyncio.AbstractEventLoop) -> Any:
         """Faust's, asking for so much at once that what comes one by one is handled by the dozen.
@@ -48,6 +58,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def _fetch_records(self, consumer: Any, active_partitions: set[TP], *limits: Any, **named: Any) -> Any:
         fetched = await super()._fetch_records(consumer, active_partitions, *limits, **named)
+        if fetched:
+            self._outage.answered()
         # At once: later on the fetcher may have gone on behind records that retention took, which is no hole to hide.
         states = {tp: self.partition_state(tp) for tp in active_partitions or ()}
         self.positions = {tp: int(each.position) for tp, each in states.items() if each and each.has_valid_position}
@@ -61,17 +73,28 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         return assigned.state_value(tp) if assigned is not None else None
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Commit, or give up waiting for the answer; never two at once.
+
+        A commit without an answer stays under way and the next one waits for it first: aiokafka goes on with one that
+        is cancelled, and each of those would fail by itself, loudly, when the broker is back.
+        """
         if self._is_unanswered and self.app.should_stop:
             return False  # the end of the process waits for one such commit, not for one after the other
-        try:
-            done = bool(await asyncio.wait_for(super()._commit(offsets), ANSWER_S))
-        except TimeoutError:
-            if not self._is_unanswered:
-                log.info("commits of %s are not answered within %g s: tried again", self.app.conf.id, ANSWER_S)
-            self._is_unanswered = True
-            return False
-        self._is_unanswered = False
-        return done
+        give_up_s = time.monotonic() + ANSWER_S
+        while True:
+            is_ours = self._committing is None
+            committing = self._committing = self._committing or asyncio.ensure_future(super()._commit(offsets))
+            await asyncio.wait({committing}, timeout=max(0.0, give_up_s - time.monotonic()))
+            if not committing.done():
+                self._outage.say("commits of %s are not answered within %g s", self.app.conf.id, ANSWER_S)
+                self._is_unanswered = True
+                return False
+            self._committing, self._is_unanswered = None, False
+            did_commit = not committing.cancelled() and bool(committing.result())
+            if did_commit:
+                self._outage.answered()
+            if is_ours or committing.cancelled():
+                return did_commit
 
     @Service.task
     async def _look_after_the_group(self) -> None:
@@ -83,6 +106,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def on_thread_stop(self) -> None:
         """Leave the group if it lets us; it notices by itself otherwise, when the session is over."""
+        if self._committing is not None:
+            self._committing.cancel()
         try:
             await asyncio.wait_for(super().on_thread_stop(), ANSWER_S)
         except TimeoutError:

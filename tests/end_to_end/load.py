@@ -50,7 +50,7 @@ class Load(threading.Thread):
         self._random = random.Random(9)
         with messages.open(newline="", encoding="utf-8") as file:
             self._rows = [(row["text"], row["category"]) for row in csv.DictReader(file)]
-        client = {"bootstrap.servers": settings.bootstrap, "log_level": 0}
+        client = settings.librdkafka(log_level=0)
         forever = {"message.timeout.ms": 0, "queue.buffering.max.messages": 1_000_000}
         self._producer = Producer({**client, "linger.ms": 0, "enable.idempotence": True, **forever})
         self._consumer = Consumer({**client, "group.id": "load", "enable.auto.commit": False})

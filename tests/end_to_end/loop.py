@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from deploy import broker, processes, stack
@@ -12,25 +15,28 @@ from deploy.probes import is_ready
 from deploy.watch import Figures
 from schemas.task import load
 
+COMMANDS = {"join": ["worker", "ingest", "join"], "decide": ["worker", "decide"], "learn": ["learn"]}
+"""Of the processes that `headrace up` starts."""
 EXAMPLE = Path(__file__).parents[2] / "examples" / "support"
 
 
 class Loop:
     """Broker, workers and learner of the example project. Whoever is killed comes back when it is started again."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, commands: Mapping[str, Sequence[str]] = COMMANDS) -> None:
+        """`commands` by name of the process, what stands behind `headrace`."""
+        self.folder, self.commands = folder, commands
         self.project = load(EXAMPLE / "headrace.toml")
-        self.ready = stack.prepare(self.project, folder, None, port=0)
+        ports = dict(zip(commands, processes.free_ports(len(commands)), strict=True))
+        self.ready = replace(stack.prepare(self.project, folder, None, port=0), metrics_ports=ports)
         self.children: dict[str, subprocess.Popen[bytes]] = {}
-        for name in stack.PROCESSES:
+        for name in commands:
             self.start(name)
 
     def start(self, name: str) -> None:
-        arguments = {"join": ["worker", "ingest", "join"], "decide": ["worker", "decide"], "learn": ["learn"]}[name]
         with (self.folder / f"{name}.log").open("ab") as log:
             self.children[name] = processes.spawn(
-                [sys.executable, "-m", "deploy", *arguments], log, environment=self.ready.environment(name)
+                [sys.executable, "-m", "deploy", *self.commands[name]], log, environment=self.ready.environment(name)
             )
 
     def kill(self, name: str) -> None:
@@ -45,6 +51,13 @@ class Loop:
         for node in running.nodes:
             processes.end(node.pid, 0)  # no time to end by itself
         return running.bootstrap
+
+    def silence_broker(self, signal_number: int) -> None:
+        """SIGSTOP: its connections stay and nothing is answered; SIGCONT: it goes on."""
+        running = broker.status(self.folder / "broker")
+        assert running is not None
+        for node in running.nodes:
+            os.kill(node.pid, signal_number)
 
     def start_broker(self, bootstrap: str) -> None:
         """On the same log, at the same address."""

@@ -15,6 +15,7 @@ from learner.namespace import Snapshot
 from learner.publish import Publisher
 from schemas import weights as tensors
 from schemas.fault_points import VARIABLE
+from schemas.outage import Outage
 from schemas.records import DecisionRequest, SnapshotManifest
 from schemas.registry import FileRegistry
 from schemas.settings import CommonSettings
@@ -54,7 +55,7 @@ def snapshot_of(task: Task, version: int, favourite: int, padding_bytes: int) ->
 
 def publish(settings: CommonSettings, key: Path, snapshots: Sequence[Snapshot]) -> None:
     """Upload them one after another, as the learner does."""
-    publisher = Publisher(settings, FileRegistry(), load_private_key(key), metrics.make(), 3600.0).start()
+    publisher = Publisher(settings, FileRegistry(), load_private_key(key), metrics.make(), 3600.0, Outage()).start()
     for snapshot in snapshots:
         publisher.submit(snapshot)
         assert publisher.flush(UPLOAD_S_MAX), "not uploaded in time"

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer
 
+from schemas.outage import Outage
 from schemas.settings import load_settings
 from schemas.topics import topic
 from streams.decider_settings import DeciderSettings
@@ -37,7 +38,7 @@ class Worker:
         nothing: Any = SimpleNamespace(
             answered=lambda *_: {}, drop=lambda *_, **__: None, wait_for=lambda *_: None, forget=lambda *_: None
         )
-        self.log = RequestLog(settings, self.offsets, nothing, lambda _: 0, nothing, nothing)
+        self.log = RequestLog(settings, self.offsets, nothing, lambda _: 0, nothing, nothing, Outage())
         self._has_subscribed = False
 
     def read(self) -> int:

@@ -27,6 +27,7 @@ import pytest
 from deploy.audit import AuditReport, audit
 from learner import metrics
 from learner.publish import Publisher
+from schemas.outage import Outage
 from schemas.records import DecisionBucket, Progress
 from schemas.settings import CommonSettings
 from schemas.signing_keys import create_keys, load_private_key
@@ -97,7 +98,7 @@ def told(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Told:
     project = thrice.project(f"t{uuid.uuid4().hex[:12]}", f"{WINDOW_S}s")
     settings = set_up(broker, project)
     private, public = create_keys(folder / "keys")
-    publisher = Publisher(settings, REGISTRY, load_private_key(private), metrics.make(), 3600.0).start()
+    publisher = Publisher(settings, REGISTRY, load_private_key(private), metrics.make(), 3600.0, Outage()).start()
     publisher.submit(thrice.snapshot(project.tasks, 1, 0))
     assert publisher.flush(30)
     join = WorkerProcess("ingest+join", settings, folder)

@@ -24,7 +24,12 @@ def test_settings_come_from_the_environment_and_flags_win(monkeypatch: pytest.Mo
 def test_the_users_client_options_reach_every_client_and_ours_win(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_KAFKA_OPTIONS", '{"security.protocol": "SSL", "acks": "1"}')
     options = load_settings(CommonSettings).librdkafka(acks="all")
-    named = {"bootstrap.servers": "127.0.0.1:9092", "client.id": "headrace", "reconnect.backoff.max.ms": 1000}
+    named = {
+        "bootstrap.servers": "127.0.0.1:9092",
+        "client.id": "headrace",
+        "reconnect.backoff.max.ms": 1000,
+        "metadata.recovery.rebootstrap.trigger.ms": 10_000,
+    }
     assert options == {**named, "security.protocol": "SSL", "acks": "all"}
 
 

@@ -15,6 +15,7 @@ from faust.types import TP
 from schemas.blocks import OutcomeBlock
 from schemas.chain import ChainReader
 from schemas.codec import encode
+from schemas.outage import Outage
 from schemas.records import DecisionRequest
 from schemas.registry import FileRegistry, RegistryUnavailable
 from schemas.settings import CommonSettings, load_settings
@@ -53,7 +54,7 @@ def test_the_search_for_earlier_answers_waits_for_a_schema_rather_than_decide_tw
     registry, stopping, beats = AwayRegistry("OutcomeBlock"), threading.Event(), list[int]()
     task = project("unit").tasks[0]
     settings = load_settings(CommonSettings, namespace="unit", bootstrap="127.0.0.1:1")
-    search = Redelivery(settings, registry, TaskTable([task]), 4, stopping, lambda: beats.append(1))
+    search = Redelivery(settings, registry, TaskTable([task]), 4, stopping, lambda: beats.append(1), Outage())
     block = decision_block(task, ["d0", "d1"], ["s", "s"])
     partition, offset = int(block.request_partitions[0]), int(block.request_offsets[0])
     search._requests = block.request_topic
@@ -85,7 +86,7 @@ def join_agent() -> JoinAgent:
             settings, AwayRegistry(), table, nothing, nothing, worker_metrics(), restart, lambda: 0, 100
         )  # fmt: skip
 
-    app: Any = SimpleNamespace(rebalancing=False)
+    app: Any = SimpleNamespace(rebalancing=False, outage=Outage())
     return JoinAgent(app, ports, Health(60.0), lambda error: pytest.fail(str(error)))
 
 

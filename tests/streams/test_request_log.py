@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
+from schemas.outage import Outage
 from schemas.settings import load_settings
 from streams import request_log
 from streams.decider_settings import DeciderSettings
@@ -56,7 +57,7 @@ def test_a_commit_that_fails_is_made_again_without_another_request(
     monkeypatch.setattr(request_log, "Consumer", Consumer)
     offsets, unused = Offsets(), SimpleNamespace()
     settings = load_settings(DeciderSettings, state_dir=tmp_path, decide_commit_s=1e-9)
-    reader: Any = RequestLog(settings, offsets, unused, lambda _: 0, unused, unused)  # type: ignore[arg-type]
+    reader: Any = RequestLog(settings, offsets, unused, lambda _: 0, unused, unused, Outage())  # type: ignore[arg-type]
     offsets.own([0, 3])
     for partition in (0, 3):
         for offset in (10, 11):
@@ -82,7 +83,7 @@ def test_a_worker_that_looks_up_earlier_answers_is_alive_and_not_ready(
     health = Health(60.0, lambda: clock_s[0])
     settings = load_settings(DeciderSettings, state_dir=tmp_path)
     search: Any = SimpleNamespace(answered=lambda *_: {})
-    reader: Any = RequestLog(settings, Offsets(), search, lambda _: 0, SimpleNamespace(), health)  # type: ignore[arg-type]
+    reader: Any = RequestLog(settings, Offsets(), search, lambda _: 0, SimpleNamespace(), health, Outage())  # type: ignore[arg-type]
     reader.subscribe()
 
     def committed(places: list[TopicPartition], timeout: float) -> list[TopicPartition]:
