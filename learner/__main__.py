@@ -9,6 +9,7 @@ import threading
 
 from learner import environment
 from learner.settings import LearnerSettings
+from schemas.last_resort import LastResort, end
 
 
 def main(settings: LearnerSettings) -> int:
@@ -23,6 +24,7 @@ def main(settings: LearnerSettings) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    LastResort(settings.stop_s_max).hear()
     return Loop(settings, stop).run()
 
 
@@ -32,6 +34,6 @@ if __name__ == "__main__":
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     try:
-        sys.exit(main(load_settings(LearnerSettings)))
+        end(main(load_settings(LearnerSettings)))
     except UserError as error:
         sys.exit(f"headrace learn: {error}")

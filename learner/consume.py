@@ -33,8 +33,6 @@ from schemas.registry import Registry
 from schemas.settings import CommonSettings
 from schemas.topics import topic
 
-log = logging.getLogger(__name__)
-
 ANSWER_S_MAX = 10.0
 """Of a broker that is there."""
 BATCH_MESSAGES = 64

@@ -39,6 +39,7 @@ class LearnerSettings(CommonSettings):
     waiting_bytes_max: int = Field(
         256 << 20, ge=1 << 20, description="Rows that wait for slower partitions; beyond it faster ones are paused."
     )
+    stop_s_max: float = Field(9.0, gt=0, description="SIGTERM: finish within this, else exit 1 (nothing is lost).")
     metrics_host: str = Field("127.0.0.1", description="Address of /metrics, /live and /ready.")
     metrics_port: int = Field(0, ge=0, le=65535, description="Port of the same; 0 means any free one.")
 

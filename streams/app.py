@@ -14,13 +14,13 @@ import threading
 from schemas import early_stop
 from schemas.collector import uncollected
 from schemas.errors import UserError
+from schemas.last_resort import LastResort
 from schemas.outage import Outage
 from schemas.registry import Registry, open_for_service
 from schemas.telemetry import MetricsServer
 from schemas.topics import topic
 from streams import quiet, spare_memory
 from streams.health import Health
-from streams.last_resort import LastResort
 from streams.metrics import worker_metrics
 from streams.settings import WorkerSettings
 from streams.tasks import TaskFollower

@@ -22,6 +22,7 @@ from types import FrameType
 from schemas import early_stop
 from schemas.codec import BadRecord, decode_request, encode
 from schemas.frozen import frozen
+from schemas.last_resort import LastResort
 from schemas.outage import Outage
 from schemas.records import Decision, Reason
 from schemas.registry import Registry, RegistryUnavailable, open_for_service
@@ -35,7 +36,6 @@ from streams.decider_settings import DeciderSettings
 from streams.decision_blocks import parts_of
 from streams.fallback import fallback
 from streams.health import Health
-from streams.last_resort import LastResort
 from streams.messages import AnyMessage, place_of
 from streams.metrics import worker_metrics
 from streams.offsets import Offsets
@@ -167,6 +167,7 @@ class Decider:
     def run(self) -> int:
         """The loop, from the first assignment to the last commit."""
         before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._last_resort.hear()
         sys.setswitchinterval(SWITCH_S)
         with early_stop.ending_at_once():
             rehearse(self._decide, self._tasks, self._registry, self._snapshots.policy)

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import faust
@@ -16,9 +19,9 @@ import faust.streams
 import uvloop
 
 from schemas.errors import UserError
+from schemas.last_resort import LastResort
 from schemas.outage import Outage
 from streams import broken_connections
-from streams.last_resort import LastResort
 from streams.settings import WorkerSettings
 from streams.transport import SCHEME, ColumnarApp, NoTables, register
 
@@ -95,14 +98,15 @@ class _Worker(faust.Worker):
 
     last_resort: LastResort
 
-    def _on_sigterm(self) -> None:
-        self.last_resort.arm(self._what_ran)
-        super()._on_sigterm()
+    def _install_signal_handlers_unix(self) -> None:
+        """Python's handlers, not the loop's: those would not run, and nothing count, before the loop has its turn."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._heard)
 
-    def _on_sigint(self) -> None:
+    def _heard(self, _number: int, _frame: FrameType | None) -> None:
         self.last_resort.arm(self._what_ran)
-        self._flag_as_shutdown_by_signal()
-        super()._on_sigterm()
+        with suppress(RuntimeError):  # the loop is closed: it is stopping already
+            self.loop.call_soon_threadsafe(self._on_sigterm)
 
     def _what_ran(self) -> str:
         """Where every task waits, in the worker's own loop and in those of its Kafka consumers' threads."""

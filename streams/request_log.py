@@ -261,7 +261,7 @@ class RequestLog:
         self._drain(0.0)
         while not self._offsets.is_idle(partitions) and time.monotonic() < end_s and not self._stopping.is_set():
             time.sleep(0.001)
-        self._commit(wait=True)
+        self._commit(wait=False)  # the client gives the partitions up when it is answered; we would wait in C for that
         self._let_go(partitions)
 
     def _lost(self, _consumer: Consumer, taken: list[TopicPartition]) -> None:

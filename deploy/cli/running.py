@@ -13,6 +13,7 @@ import typer
 from deploy.cli.options import Bootstrap, Namespace, ProjectFile, StateDir, common
 from schemas.collector import uncollected
 from schemas.errors import UserError
+from schemas.last_resort import end
 from schemas.settings import CommonSettings, load_settings
 from schemas.task import Project
 
@@ -85,12 +86,12 @@ def worker(
             from streams.decider_settings import DeciderSettings
 
         settings = load_settings(DeciderSettings, **flags, insecure_dev=insecure_dev or None)
-        raise typer.Exit(decider.run(settings))
+        end(decider.run(settings))
     with uncollected():
         from streams import app
         from streams.settings import WorkerSettings
 
-    raise typer.Exit(app.run(set(wanted), load_settings(WorkerSettings, **flags, declare_gap=declare_gap or None)))
+    end(app.run(set(wanted), load_settings(WorkerSettings, **flags, declare_gap=declare_gap or None)))
 
 
 def _apart(wanted: tuple[str, ...], flags: dict[str, object], insecure_dev: bool, declare_gap: bool) -> int:
@@ -159,7 +160,7 @@ def learn(
         metrics_port=metrics_port,
         allow_lineage_break=allow_lineage_break or None,
     )
-    raise typer.Exit(main(settings))
+    end(main(settings))
 
 
 def _say(text: str) -> None:

@@ -23,11 +23,12 @@ from tests.kafka.workers import WorkerProcess, free_port, read_all
 START = """
 import sys
 from schemas.errors import UserError
+from schemas.last_resort import end
 from schemas.settings import load_settings
 from streams.decider import run
 from streams.decider_settings import DeciderSettings
 try:
-    sys.exit(run(load_settings(DeciderSettings)))
+    end(run(load_settings(DeciderSettings)))
 except UserError as error:
     print(error, file=sys.stderr)
     sys.exit(1)

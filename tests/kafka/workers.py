@@ -31,11 +31,12 @@ REGISTRY = FileRegistry()
 START = """
 import sys
 from schemas.errors import UserError
+from schemas.last_resort import end
 from schemas.settings import load_settings
 from streams.app import run
 from streams.settings import WorkerSettings
 try:
-    sys.exit(run(set(sys.argv[1].split("+")), load_settings(WorkerSettings)))
+    end(run(set(sys.argv[1].split("+")), load_settings(WorkerSettings)))
 except UserError as error:
     print(error, file=sys.stderr)
     sys.exit(1)
