@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.codec import decode, decode_request, encode
+from schemas.outage import Outage
 from schemas.records import Decision
 from schemas.settings import CommonSettings
 from schemas.task import TaskTable
@@ -79,7 +80,7 @@ class DeciderProcess(Process):
         self.table = TaskTable(net.project.tasks)
         self.decide = Decide(net.project.namespace, self.table, lambda block: len(encode(block, REGISTRY)))
         self.redelivery = LookBack(
-            net.settings, REGISTRY, self.table, len(self.outboxes), threading.Event(), lambda: None
+            net.settings, REGISTRY, self.table, len(self.outboxes), threading.Event(), lambda: None, Outage()
         )
         self.redelivery.broker = net.broker
         self.logged: dict[tuple[int, int], Logged] = {}
