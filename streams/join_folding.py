@@ -109,8 +109,9 @@ def _digest(offered: Offered, row: int, first: int) -> np.uint64:
 
 
 @njit(**SMALL)
-def _latest_of_id(ring: Ring, rules: Rules, name: int, keys: np.ndarray) -> tuple[int, int]:
+def _latest_of_id(decisions: Decisions, rules: Rules, name: int, keys: np.ndarray) -> tuple[int, int]:
     """(record of the task name and id or NONE, the chain's record before it or NONE)."""
+    ring = decisions.known
     before, seq = NONE, newest(ring, keys[0])
     while seq != NONE:
         record = ring.records[place(ring, seq)]
@@ -198,7 +199,7 @@ def fold_decisions(
         if not plain:
             _hold_keys(held, offered, row, first_candidate, record)
         first_candidate += offered.num_candidates[row]
-        latest, before = _latest_of_id(known, rules, name, offered.keys[row])
+        latest, before = _latest_of_id(state.decisions, rules, name, offered.keys[row])
         if latest != NONE and time - known.records[place(known, latest)].time <= dedupe_ms:
             _duplicate(state.decisions, rules, seq, latest, time)
         known.cursor[TAIL] += 1

@@ -16,6 +16,7 @@ from learner.publish import CHUNK_BYTES, NotDelivered, Publisher, chunks_of
 from learner.published import Entry, Published
 from learner.uploads import MADE_MAX, Uploads
 from schemas import codec, weights
+from schemas.outage import Outage
 from schemas.records import SnapshotManifest
 from schemas.registry import FileRegistry
 from schemas.settings import CommonSettings
@@ -50,7 +51,7 @@ class Topics(Publisher):
     """A publisher whose two topics are lists, and whose n-th write fails."""
 
     def __init__(self, fail: Sequence[int] = (), delay_s: float = 0.0, reupload_s: float = 1000.0) -> None:
-        super().__init__(CommonSettings(bootstrap="127.0.0.1:1"), REGISTRY, KEY, metrics.make(), reupload_s)
+        super().__init__(CommonSettings(bootstrap="127.0.0.1:1"), REGISTRY, KEY, metrics.make(), reupload_s, Outage())
         self.chunks: list[tuple[bytes, bytes]] = []
         self.manifests: list[SnapshotManifest] = []
         self.arrived = threading.Event()

@@ -146,9 +146,10 @@ def _fold_decisions_while_open() -> Any:
     latest_of_id = join_folding._latest_of_id
 
     @njit
-    def latest_open_of_id(ring: Any, rules: Any, name: int, keys: Any) -> tuple[int, int]:
-        seq, before = latest_of_id(ring, rules, name, keys)
-        first = first_of(ring, seq) if seq != NONE else NONE
+    def latest_open_of_id(decisions: Any, rules: Any, name: int, keys: Any) -> tuple[int, int]:
+        ring = decisions.known
+        seq, before = latest_of_id(decisions, rules, name, keys)
+        first = first_of(decisions, seq) if seq != NONE else NONE
         if first == NONE:
             return NONE, before
         record = ring.records[place(ring, first)]
