@@ -131,7 +131,7 @@ class JoinAgent:
         if since < RESTART_S_MIN:
             await asyncio.sleep(RESTART_S_MIN - since)
         self._restarted_s[partition] = time.monotonic()
-        complained, started = False, time.monotonic()
+        started, complained = time.monotonic(), False
         while True:
             try:
                 found = await asyncio.to_thread(read_state, self._ports.settings, self._ports.registry, partition)

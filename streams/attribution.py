@@ -11,8 +11,6 @@ and makes it a *conflict*; it names a decision of another subject, which is a *c
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import njit
 
@@ -28,9 +26,11 @@ from streams.join_index import (
     TAIL,
     Decisions,
     Ring,
+    identity_of,
     newest,
     older,
     place,
+    recent_of,
 )
 from streams.reward import ACTION_KEY, Nodes, accumulate, find_node
 
@@ -44,22 +44,10 @@ _ALL_SLOTS = -2
 _DISAGREES = -1
 
 
-@njit(**SMALL)
-def _identity(decisions: Decisions, seq: int) -> Any:
-    """Who decision `seq` is."""
-    return decisions.known.records[place(decisions.known, seq)]
-
-
-@njit(**SMALL)
-def _recent(decisions: Decisions, seq: int) -> Any:
-    """What outcomes may change of decision `seq`, which must not have left that ring."""
-    return decisions.recent.records[place(decisions.recent, seq)]
-
-
 @njit(**KERNEL)
 def slot_named(decisions: Decisions, seq: int, held: Nodes, action: np.uint64, slot: int) -> int:
     """Slot of decision `seq` that (action, slot) names; `_ALL_SLOTS` if neither is given, `_DISAGREES` for another."""
-    identity, record = _identity(decisions, seq), _recent(decisions, seq)
+    identity, record = identity_of(decisions, seq), recent_of(decisions, seq)
     num_slots = np.int64(identity.slots)
     if slot >= num_slots or slot < -1:
         return _DISAGREES
@@ -79,7 +67,7 @@ def slot_named(decisions: Decisions, seq: int, held: Nodes, action: np.uint64, s
 @njit(**SMALL)
 def is_open(decisions: Decisions, seq: int, rules: Rules, kind: int, time: int) -> bool:
     """Whether an outcome of type `kind` at log time `time` still counts for decision `seq`."""
-    identity = _identity(decisions, seq)
+    identity = identity_of(decisions, seq)
     window = rules.type_windows_ms[identity.task, kind]
     return window >= 0 and time <= identity.time + window and not identity.marks & CUT
 
@@ -87,7 +75,7 @@ def is_open(decisions: Decisions, seq: int, rules: Rules, kind: int, time: int) 
 @njit(**KERNEL)
 def credit(decisions: Decisions, seq: int, held: Nodes, rules: Rules, kind: int, slot: int, value: float) -> None:
     """Count an outcome for slot `slot` of decision `seq`, or for all of them."""
-    identity, record = _identity(decisions, seq), _recent(decisions, seq)
+    identity, record = identity_of(decisions, seq), recent_of(decisions, seq)
     aggregate = rules.aggregates[identity.task, kind]
     record.uses += 1
     first, last = (0, np.int64(identity.slots)) if slot == _ALL_SLOTS else (slot, slot + 1)
@@ -108,11 +96,11 @@ def settle_match(
     subject: np.uint64,
 ) -> bool:
     """An outcome named decision `seq` by id. True when it is used, False when it is a conflict."""
-    if _recent(decisions, seq).words[0] != subject:
+    if recent_of(decisions, seq).words[0] != subject:
         return False
     named = slot_named(decisions, seq, held, action, slot)
     if named == _DISAGREES:
-        _identity(decisions, seq).marks |= CONFLICT
+        identity_of(decisions, seq).marks |= CONFLICT
         return False
     credit(decisions, seq, held, rules, kind, named, value)
     return True
@@ -152,7 +140,7 @@ def attribute_by_id(
     used = conflicts = late = 0
     seq = newest(decisions.known, keys[0])
     while seq != NONE:
-        record = _identity(decisions, seq)
+        record = identity_of(decisions, seq)
         following = older(decisions.known, seq)
         if record.words[0] == keys[0] and record.words[1] == keys[1]:
             if (
@@ -178,9 +166,9 @@ def first_of(decisions: Decisions, seq: int) -> int:
     oldest = decisions.recent.cursor[HEAD]
     if seq < oldest:
         return NONE
-    if not _identity(decisions, seq).marks & DUPLICATE:
+    if not identity_of(decisions, seq).marks & DUPLICATE:
         return seq
-    steps = np.int64(_recent(decisions, seq).first)
+    steps = np.int64(recent_of(decisions, seq).first)
     return int(seq - steps) if steps != 0 and seq - steps >= oldest else NONE
 
 
@@ -206,10 +194,10 @@ def attribute_by_subject(
     used = late = depth = 0
     seq = newest(decisions.recent, subject)
     while seq != NONE and depth < SUBJECT_DEPTH_MAX:
-        record = _identity(decisions, seq)
+        record = identity_of(decisions, seq)
         if record.time + reach_ms < time or used == rules.names_counting[kind]:
             break
-        if _recent(decisions, seq).words[0] == subject:
+        if recent_of(decisions, seq).words[0] == subject:
             depth += 1
             if rules.type_windows_ms[record.task, kind] >= 0:
                 if time <= record.time + 2 * rules.windows_ms[record.task]:
@@ -230,7 +218,7 @@ def attribute_by_subject(
 def _waits_for(pendings: Ring, waiting: int, decisions: Decisions, seq: int, rules: Rules, by_id: bool) -> bool:
     """Whether decision `seq` is one that the pending outcome `waiting` could go to, its actions aside."""
     outcome = pendings.records[place(pendings, waiting)]
-    record = _identity(decisions, seq)
+    record = identity_of(decisions, seq)
     if outcome.type < 0 or rules.type_windows_ms[record.task, outcome.type] < 0:
         return False
     if record.time > outcome.time + rules.backward_ms[record.task] or has(outcome.done, rules.names[record.task]):
@@ -238,7 +226,7 @@ def _waits_for(pendings: Ring, waiting: int, decisions: Decisions, seq: int, rul
     names_one = outcome.words[0] != 0 or outcome.words[1] != 0
     if by_id:
         return bool(names_one and outcome.words[0] == record.words[0] and outcome.words[1] == record.words[1])
-    return not names_one and outcome.words[2] == _recent(decisions, seq).words[0]
+    return not names_one and outcome.words[2] == recent_of(decisions, seq).words[0]
 
 
 @njit(**KERNEL)
@@ -249,7 +237,7 @@ def take_pending(
 
     `found` is scratch, `num pending` long. Returns how many were counted as used for the first time.
     """
-    identity, subject = _identity(decisions, seq), _recent(decisions, seq).words[0]
+    identity, subject = identity_of(decisions, seq), recent_of(decisions, seq).words[0]
     name = rules.names[identity.task]
     total = num_by_subject = 0
     for by_id in range(2):

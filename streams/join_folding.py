@@ -40,10 +40,12 @@ from streams.join_index import (
     TOUCH_ROWS,
     Decisions,
     Ring,
+    identity_of,
     newest,
     older,
     place,
     push,
+    recent_of,
     relink,
     touch,
 )
@@ -125,16 +127,15 @@ def _latest_of_id(decisions: Decisions, rules: Rules, name: int, keys: np.ndarra
 @njit(**SMALL)
 def _duplicate(decisions: Decisions, rules: Rules, seq: int, latest: int, time: int) -> None:
     """Decision `seq` repeats the id of `latest`: point it at the first, which is a conflict if its actions differ."""
-    known, recent = decisions.known, decisions.recent
-    known.records[place(known, seq)].marks |= DUPLICATE
+    identity_of(decisions, seq).marks |= DUPLICATE
     first = first_of(decisions, latest)
     if first == NONE:
         return
-    record = recent.records[place(recent, seq)]
+    record = recent_of(decisions, seq)
     record.first = np.uint32(seq - first)
-    original = known.records[place(known, first)]
+    original = identity_of(decisions, first)
     is_open = time <= original.time + rules.windows_ms[original.task] and not original.marks & CUT
-    if is_open and recent.records[place(recent, first)].chosen != record.chosen:
+    if is_open and recent_of(decisions, first).chosen != record.chosen:
         original.marks |= CONFLICT
 
 
@@ -143,7 +144,7 @@ def _link(decisions: Decisions, seq: int, identity: Any, record: Any, latest: in
     """Put decision `seq` into both indexes, in that by id in the place of `latest`: an id has one record there."""
     known = decisions.known
     if latest != NONE:
-        relink(known, known.records[place(known, latest)].words[0], before, older(known, latest))
+        relink(known, identity_of(decisions, latest).words[0], before, older(known, latest))
     push(known, 0, seq, identity)
     push(decisions.recent, 0, seq, record)
 
@@ -175,7 +176,8 @@ def fold_decisions(
     `scratch` holds as many numbers as outcomes wait.
     """
     first_row, last_row, first_candidate = part
-    known, recent, held, counts = state.decisions.known, state.decisions.recent, state.held, state.counts
+    decisions, held, counts = state.decisions, state.held, state.counts
+    known, recent = decisions.known, decisions.recent
     uses = counts[USES_AT if counting else USES_AT + NUM_NAMES_MAX :]
     name = rules.names[definition]
     plain = offered.chosen.shape[1] == 1 and offered.values.shape[0] == 0
@@ -184,7 +186,7 @@ def fold_decisions(
             state.done[0] = touch(known, offered.keys[:, 0], row, True)
             state.done[1] = touch(recent, offered.subjects, row, False)
         seq = known.cursor[TAIL]
-        identity, record = known.records[place(known, seq)], recent.records[place(recent, seq)]
+        identity, record = identity_of(decisions, seq), recent_of(decisions, seq)
         for word in range(2):
             identity.words[word] = offered.keys[row, word]
         identity.time = time
@@ -199,14 +201,14 @@ def fold_decisions(
         if not plain:
             _hold_keys(held, offered, row, first_candidate, record)
         first_candidate += offered.num_candidates[row]
-        latest, before = _latest_of_id(state.decisions, rules, name, offered.keys[row])
-        if latest != NONE and time - known.records[place(known, latest)].time <= dedupe_ms:
-            _duplicate(state.decisions, rules, seq, latest, time)
+        latest, before = _latest_of_id(decisions, rules, name, offered.keys[row])
+        if latest != NONE and time - identity_of(decisions, latest).time <= dedupe_ms:
+            _duplicate(decisions, rules, seq, latest, time)
         known.cursor[TAIL] += 1
         recent.cursor[TAIL] += 1
-        _link(state.decisions, seq, identity, record, latest, before)
+        _link(decisions, seq, identity, record, latest, before)
         if num_waiting(state.pendings) and not identity.marks & DUPLICATE:
-            used = take_pending(state.pendings, state.decisions, seq, held, rules, scratch, uses)
+            used = take_pending(state.pendings, decisions, seq, held, rules, scratch, uses)
             counts[OUTCOMES_AT + PENDING_COUNT] -= used
             if counting:
                 counts[OUTCOMES_AT + USED] += used

@@ -122,6 +122,18 @@ def place(ring: Ring, seq: int) -> np.uint64:
 
 
 @njit(**SMALL)
+def identity_of(decisions: Decisions, seq: int) -> Any:
+    """Who decision `seq` is."""
+    return decisions.known.records[place(decisions.known, seq)]
+
+
+@njit(**SMALL)
+def recent_of(decisions: Decisions, seq: int) -> Any:
+    """What outcomes may change of decision `seq`, which must not have left that ring."""
+    return decisions.recent.records[place(decisions.recent, seq)]
+
+
+@njit(**SMALL)
 def bucket_of(ring: Ring, word: np.uint64) -> np.uint64:
     """Chain of a hashed word; words are hashes already, the product only spreads hand-made ones."""
     mask = ring.cursor[MASK]

@@ -24,7 +24,19 @@ from streams.join_counts import (
     QUARANTINED_DECISION,
 )
 from streams.join_definitions import Rules
-from streams.join_index import CONFLICT, CUT, DUPLICATE, HEAD, QUARANTINED, TAIL, Decisions, Ring, place
+from streams.join_index import (
+    CONFLICT,
+    CUT,
+    DUPLICATE,
+    HEAD,
+    QUARANTINED,
+    TAIL,
+    Decisions,
+    Ring,
+    identity_of,
+    place,
+    recent_of,
+)
 from streams.reward import Nodes, free_nodes, reward_of
 
 RUN_OFFSET, RUN_ROW, RUN_SEQ, RUN_ROWS, RUN_TIME, RUN_VERSION = range(6)
@@ -90,13 +102,13 @@ def close_rows(
     state: State, rules: Rules, runs: I64, definition: int, is_cut: bool, counting: bool, closing: Closing
 ) -> None:
     """Rule 4 for all rows of `runs` (R, 6): bucket, reward, position. Their nodes are free afterwards."""
-    known, recent, held, counts = state.decisions.known, state.decisions.recent, state.held, state.counts
+    decisions, held, counts = state.decisions, state.held, state.counts
     window = rules.windows_ms[definition]
     at = 0
     for run in range(runs.shape[0]):
         for row in range(runs[run, RUN_ROWS]):
             seq = runs[run, RUN_SEQ] + row
-            identity, record = known.records[place(known, seq)], recent.records[place(recent, seq)]
+            identity, record = identity_of(decisions, seq), recent_of(decisions, seq)
             flags = FLAG_CUT if is_cut else 0
             bucket = _bucket(identity.marks, record.uses)
             for slot in range(closing.rewards.shape[1]):
