@@ -9,6 +9,7 @@ import threading
 
 from learner import environment
 from learner.settings import LearnerSettings
+from schemas import early_stop
 from schemas.last_resort import LastResort, end
 
 
@@ -18,6 +19,7 @@ def main(settings: LearnerSettings) -> int:
     Call it before anything has been computed: the process starts itself again under the pins of `learner.environment`
     if it does not run under them yet. Raises UserError for what only the user can put right.
     """
+    early_stop.install()
     environment.pin(settings.threads)
     from learner.loop import Loop  # after the pins: this loads the numeric libraries
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import sys
 from collections.abc import Mapping
 from hashlib import sha256
@@ -26,6 +27,7 @@ LINEAGE_BREAK = "lineage_break"
 """Key under which a manifest says that its history went on in another environment, and from where."""
 CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512dq", "avx512bw", "avx512vl", "asimd", "sve")
 """Those that numeric kernels are chosen by."""
+_HELD = (signal.SIGTERM, signal.SIGINT)
 
 
 def pins(threads: int, flags: frozenset[str]) -> dict[str, str]:
@@ -51,11 +53,17 @@ def pins(threads: int, flags: frozenset[str]) -> dict[str, str]:
 
 
 def pin(threads: int) -> None:
-    """Start this very program again under `pins` unless it already runs under them. Returns only in the latter case."""
+    """Start this very program again under `pins` unless it already runs under them. Returns only in the latter case.
+
+    A signal that comes in between waits for the second start to call this: an exec puts the default of each signal
+    back, and the program's handlers would not hear it.
+    """
     if os.environ.get(MARK) == str(threads):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
         return
     sys.stdout.flush()
     sys.stderr.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **pins(threads, cpu_flags())})
 
 

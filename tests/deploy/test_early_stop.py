@@ -11,10 +11,20 @@ from pathlib import Path
 
 import pytest
 
+from learner.environment import MARK
 from schemas import early_stop
 from schemas.signing_keys import create_keys
 
 ROOT = Path(__file__).parents[2]
+
+SIGNALLED = """
+import os
+
+again = os.execve
+signalled = ["sh", "-c", 'kill -TERM $$; exec "$0" "$@"']
+os.execve = lambda path, words, environment: again("/bin/sh", [*signalled, *words], environment)
+"""
+"""In a program, before its own words: it is told to stop after its first start and before its second."""
 
 
 def _hears_sigterm(process_id: int) -> bool:
@@ -45,6 +55,25 @@ def test_a_process_that_waits_for_its_broker_ends_in_order(words: list[str], tmp
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize(
+    "program",
+    ["from deploy.cli import main; main()", "import runpy; runpy.run_module('learner', run_name='__main__')"],
+    ids=["headrace learn", "python -m learner"],
+)
+def test_a_signal_between_two_starts_of_a_learner_is_heard_by_the_second(program: str, tmp_path: Path) -> None:
+    """It starts itself again under the pins (`learner.environment`); an exec puts the default of each signal back."""
+    environment = {
+        **{name: value for name, value in os.environ.items() if name != MARK},
+        "HEADRACE_BOOTSTRAP": "127.0.0.1:1",
+        "HEADRACE_BROKER_WAIT_S": "100",
+        "HEADRACE_STATE_DIR": str(tmp_path),
+        "HEADRACE_SIGNING_KEY": str(create_keys(tmp_path / "keys")[0]),
+        "HEADRACE_METRICS_PORT": "0",
+    }
+    words = [sys.executable, "-c", f"{SIGNALLED}{program}", "learn"]
+    assert subprocess.run(words, env=environment, cwd=ROOT, timeout=60).returncode == 0
 
 
 def test_afterwards_signals_go_where_they_went_before() -> None:
