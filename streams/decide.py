@@ -241,18 +241,26 @@ class Decide:
         return Group(task, version, rows, columns, decisions)
 
     def _too_large(self, group: Group) -> dict[int, Refusal]:
-        """Rows whose decision would be over the limit; one sum over the group settles nearly every case."""
-        if bytes_ceiling_of(group.columns) <= DECISION_BYTES_MAX:
-            return {}
+        """Rows whose decision would be over the limit; one sum over the group, or over its halves, settles most."""
         problems = {}
-        for place, row in enumerate(group.rows):
-            columns = group.columns.rows(place, place + 1)
+        spans = [range(len(group.rows))]
+        while spans:
+            span = spans.pop()
+            is_whole = len(span) == len(group.rows)
+            columns = group.columns if is_whole else group.columns.rows(span.start, span.stop)
+            if bytes_ceiling_of(columns) <= DECISION_BYTES_MAX:
+                continue
+            if len(span) > 1:
+                middle = len(span) // 2
+                spans += (span[middle:], span[:middle])
+                continue
+            row = group.rows[span.start]
             if bytes_max_of([row], columns) <= DECISION_BYTES_MAX:
                 continue
             size = self._encoded_size(block_of(group.task, group.version, [row], columns, ""))
             if size > DECISION_BYTES_MAX:
                 detail = f"{size} bytes encoded, at most {DECISION_BYTES_MAX}: fewer candidates, or fewer features each"
-                problems[place] = Refusal(Reason.TOO_LARGE, "too-large", detail)
+                problems[span.start] = Refusal(Reason.TOO_LARGE, "too-large", detail)
         return problems
 
     def _refuse(

@@ -150,8 +150,7 @@ def parts_of(
 ) -> Iterator[tuple[range, Part]]:
     """(which of the rows, part) for rows in order of journal partition."""
     start = 0
-    # A ceiling takes the longest ids, the maximum four bytes a character: it is at most four times the ceiling.
-    is_small = 4 * bytes_ceiling_of(columns) <= BLOCK_BYTES_MAX
+    is_small = _is_small(columns)
     while start < len(rows):
         stop = _end_of_block(rows, columns, start, is_small)
         whole = stop - start == len(rows)
@@ -200,6 +199,16 @@ def _end_of_block(rows: Sequence[Row], columns: DecisionColumns, start: int, is_
         stop += 1
     if is_small:
         return stop
-    while stop - start > 1 and bytes_max_of(rows[start:stop], columns.rows(start, stop)) > BLOCK_BYTES_MAX:
+    while stop - start > 1 and not _fits(rows[start:stop], columns.rows(start, stop)):
         stop = start + (stop - start + 1) // 2
     return stop
+
+
+def _fits(rows: Sequence[Row], columns: DecisionColumns) -> bool:
+    """Whether these rows are sure to fit into one block; strings are looked at only where their ceiling would not."""
+    return _is_small(columns) or bytes_max_of(rows, columns) <= BLOCK_BYTES_MAX
+
+
+def _is_small(columns: DecisionColumns) -> bool:
+    """Whether any strings would fit: a ceiling takes the longest ids, the maximum four bytes a character."""
+    return 4 * bytes_ceiling_of(columns) <= BLOCK_BYTES_MAX

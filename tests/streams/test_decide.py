@@ -234,6 +234,19 @@ def test_a_decision_over_the_size_limit_is_answered_but_not_journaled(policy: Po
     assert decided.unjournaled[0].refusal.code == "too-large"
 
 
+def test_of_a_batch_exactly_those_over_the_size_limit_are_refused(policy: Policy) -> None:
+    """Whatever their place: a batch over the limit as a whole is looked at by halves."""
+    embedding = module_vector(4000)
+    fine = [Candidate(f"a{k}", {"embedding": embedding, "stock": 1.0}) for k in range(6)]
+    many = [Candidate(f"a{k}", {"embedding": embedding, "stock": 1.0}) for k in range(17)]
+    large = {0, 1, 12, 29}
+    batch = [_asked(replace(_offer(k), candidates=many if k in large else fine), k) for k in range(30)]
+    decided = _decide().batch(batch, Situation(NOW, policy))
+    assert {each.index for each in decided.unjournaled} == large
+    assert {each.refusal.code for each in decided.unjournaled} == {"too-large"}
+    assert sorted(row.index for group in decided.groups for row in group.rows) == sorted(set(range(30)) - large)
+
+
 def module_vector(size: int) -> Any:
     from schemas.records import Vector
 
