@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
@@ -41,9 +42,15 @@ def consumer(settings: CommonSettings, purpose: str) -> Consumer:
 class Chunks:
     """Fetches the chunks that a manifest names. One thread."""
 
-    def __init__(self, consumer: Consumer, topic: str, stopping: threading.Event) -> None:
-        """`consumer` is its own from now on; `stopping` ends a fetch."""
-        self._consumer, self._topic, self._stopping = consumer, topic, stopping
+    def __init__(
+        self,
+        consumer: Consumer,
+        topic: str,
+        stopping: threading.Event,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`consumer` is its own from now on; `stopping` ends a fetch; `clock` in seconds."""
+        self._consumer, self._topic, self._stopping, self._clock = consumer, topic, stopping, clock
 
     def of(self, manifest: SnapshotManifest) -> list[bytes]:
         """The chunks at the manifest's offsets, in its order.
@@ -63,11 +70,11 @@ class Chunks:
     def _read(self, wanted: set[int]) -> dict[int, bytes]:
         """Chunks by offset, as many as the log has."""
         found: dict[int, bytes] = {}
-        started_s = time.monotonic()
+        started_s = self._clock()
         is_at_end = False
         while len(found) < len(wanted):
             message = self._consumer.poll(POLL_S)
-            waited_s = time.monotonic() - started_s
+            waited_s = self._clock() - started_s
             if self._stopping.is_set() or waited_s > CHUNKS_S_MAX:
                 raise Unreachable(f"{len(found)} of {len(wanted)} chunks came within {waited_s:.0f} s")
             if message is None:

@@ -74,13 +74,20 @@ class _Message:
 
 
 class ListConsumer:
-    """Reads a broker of lists; tells the end of a partition once each time it gets there."""
+    """Reads a broker of lists; tells the end of a partition once each time it gets there.
+
+    Where nothing is to be read, a poll takes its whole time: `now_s` says how much that was so far.
+    """
 
     def __init__(self, broker: Broker, namespace: str) -> None:
         self._broker, self._cut = broker, len(namespace) + 1
         self._at: dict[tuple[str, int], int] = {}
         self._ended: dict[tuple[str, int], int] = {}
         self._turns: deque[tuple[str, int]] = deque()
+        self._waited_s = 0.0
+
+    def now_s(self) -> float:
+        return self._waited_s
 
     def _log(self, topic: str, partition: int) -> list[Record]:
         return self._broker.logs[topic[self._cut :]][partition]
@@ -114,6 +121,7 @@ class ListConsumer:
             if self._ended.get(place) != offset:
                 self._ended[place] = offset
                 return _Message(*place, offset, None)
+        self._waited_s += timeout
         return None
 
     def close(self) -> None:

@@ -42,7 +42,7 @@ class Follower(SnapshotFollower):
         manifests: Any = ListConsumer(net.broker, NAMESPACE)
         self._following = self._manifests(manifests)
         pieces: Any = ListConsumer(net.broker, NAMESPACE)
-        self._chunks = Chunks(pieces, topic(NAMESPACE, "snapshot-chunks"), self._stopping)
+        self._chunks = Chunks(pieces, topic(NAMESPACE, "snapshot-chunks"), self._stopping, pieces.now_s)
         self._pending = self._following.at_start()
         self.turn()
 
