@@ -6,7 +6,7 @@ slow (coordinated omission); this one does not.
 
 from __future__ import annotations
 
-import json
+import re
 import sys
 import threading
 import time
@@ -17,6 +17,7 @@ import numpy as np
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 WARM_UP_S = 3.0
+_INDEX = re.compile(rb'"decision_id": ?"[^"]*-(\d+)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def measure(
     intended = start + np.arange(num) / rate
     for (key, value), due in zip(payloads, intended, strict=True):
         while (wait := due - time.perf_counter()) > 0:
-            time.sleep(min(wait, 0.0005))
+            time.sleep(wait)
         producer.produce(request_topic, value, key)
         producer.poll(0)
     producer.flush(10)
@@ -97,8 +98,15 @@ def measure(
 
 
 def decision_index(value: bytes) -> int:
-    """Index in the decision id of a JSON decision made from the requests of the benchmark."""
-    return int(json.loads(value)["decision_id"].rsplit("-", 1)[1])
+    """Index in the decision id of a JSON decision made from the requests of the benchmark.
+
+    >>> decision_index(b'{"decision_id":"m17-204","task":"offer"}')
+    204
+    """
+    found = _INDEX.search(value)  # the client shares two cores with what it measures: no parsing of ten candidates
+    if found is None:
+        raise ValueError(f"no decision of this benchmark: {value[:200]!r}")
+    return int(found[1])
 
 
 def as_dict(latency: Latency) -> dict[str, float]:
