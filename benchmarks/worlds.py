@@ -2,7 +2,9 @@
 
 Regret ratio = (oracle - got) / (oracle - uniform) over expected rewards: 0 is the oracle, 1 is uniform choice.
 
-    python -m benchmarks.worlds --worlds bilinear tokens --decisions 100000 --seeds 1
+With --vw, Vowpal Wabbit decides in the same worlds (`benchmarks.vowpal`).
+
+    python -m benchmarks.worlds --worlds bilinear tokens --decisions 100000 --seeds 1 [--vw]
 """
 
 from __future__ import annotations
@@ -13,30 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import record
+from benchmarks import record, vowpal
 from benchmarks.banking77_offline import decision_columns, transition_block
 from benchmarks.synthetic import BATCH, NAMES, World, task_of
 from learner.policy import explore, network
 from learner.update import TaskLearner
-
-REFERENCE = {
-    "bilinear": (0.076, 0.085),
-    "network": (0.156, 0.228),
-    "tokens": (0.254, 0.313),
-    "replaced": (0.168, 0.170),
-    "rare": (0.342, 0.452),
-    "cosine": (0.290, 0.485),
-}
-"""Range over three seeds of the prototype at 100,000 decisions (its own simulator, the same construction)."""
-VW_DEFAULT = {
-    "bilinear": (0.148, 0.184),
-    "network": (0.264, 0.358),
-    "tokens": (0.330, 0.396),
-    "replaced": (0.335, 0.386),
-    "rare": (0.553, 0.665),
-    "cosine": (0.811, 0.899),
-}
-"""The same of Vowpal Wabbit's squarecb with default settings, learning without delay."""
+from schemas.arrays import F64
 
 
 def regret(name: str, seed: int, num_decisions: int, learner_options: str, device: str) -> dict[str, Any]:
@@ -59,18 +43,35 @@ def regret(name: str, seed: int, num_decisions: int, learner_options: str, devic
         uniform.append(batch.means.mean(1))
         rewards = (batch.luck[row, chosen] < means).astype(float)
         learner.learn(transition_block(task, decision_columns(features, chosen, integers), rewards, start))
-    lost = np.concatenate(oracle) - np.concatenate(got)
-    loss = np.concatenate(oracle) - np.concatenate(uniform)
-    tenth = len(lost) // 10
     return {
         "world": name,
         "seed": seed,
-        "first_tenth": round(float(lost[:tenth].sum() / loss[:tenth].sum()), 3),
-        "all": round(float(lost.sum() / loss.sum()), 3),
-        "last_tenth": round(float(lost[-tenth:].sum() / loss[-tenth:].sum()), 3),
+        **_ratios(*map(np.concatenate, (got, oracle, uniform))),
         "stack": [round(float(w), 2) for w in learner.weights()["stack"]],
         "resets": learner.num_resets,
         "cpu_s": round(time.process_time() - began, 1),
+    }
+
+
+def regret_of_vw(name: str, seed: int, num_decisions: int, setting: str) -> dict[str, Any]:
+    """The same of Vowpal Wabbit in the same world, with the same luck."""
+    began = time.process_time()
+    return {
+        "world": name,
+        "seed": seed,
+        "vw": setting,
+        **_ratios(*vowpal.decide(setting, World(name, seed, num_decisions), seed, num_decisions)),
+        "cpu_s": round(time.process_time() - began, 1),
+    }
+
+
+def _ratios(got: F64, best: F64, uniform: F64) -> dict[str, float]:
+    """Regret ratio of the first tenth, of all decisions and of the last tenth."""
+    tenth = len(got) // 10
+    spans = {"first_tenth": slice(tenth), "all": slice(None), "last_tenth": slice(-tenth, None)}
+    return {
+        name: round(float((best[span] - got[span]).sum() / (best[span] - uniform[span]).sum()), 3)
+        for name, span in spans.items()
     }
 
 
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("--decisions", type=int, default=100_000)
     parser.add_argument("--learner", default="", help="TOML lines of [tasks.learner]")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--vw", action="store_true", help="Vowpal Wabbit beside it, by default and at its best here")
     parser.add_argument("--keep", action="store_true", help="write benchmarks/results/worlds.json")
     options = parser.parse_args()
     runs = []
@@ -88,7 +90,10 @@ def main() -> None:
         for seed in options.seeds:
             runs.append(regret(name, seed, options.decisions, options.learner, options.device))
             print(runs[-1], flush=True)
-    result = {"decisions": options.decisions, "prototype": REFERENCE, "vw_default": VW_DEFAULT, "runs": runs}
+            for setting in vowpal.SETTINGS if options.vw else ():
+                runs.append(regret_of_vw(name, seed, options.decisions, setting))
+                print(runs[-1], flush=True)
+    result = {"decisions": options.decisions, "runs": runs}
     if options.keep:
         record.keep("worlds", result)
 
