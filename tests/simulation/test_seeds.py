@@ -16,7 +16,7 @@ NAMED = {
 test of its own (`test_definitions_in_force.py`, `test_found_mistakes.py`)."""
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_no_seed_breaks_an_invariant(campaign: Campaign, capsys: pytest.CaptureFixture[str]) -> None:
     """Minutes of all cores, beside all other tests (`tests.conftest`)."""
 

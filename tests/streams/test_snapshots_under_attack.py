@@ -136,7 +136,7 @@ class Shop:
         self.answered += 1
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_of_10_000_mutations_none_serves_each_has_its_reason_and_every_decision_is_answered(
     project: Project, forge: Forge, reader: Reader
 ) -> None:
