@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import record
+from learner import environment
 from learner.policy import explore, network
 from learner.update import TaskLearner
 from schemas.blocks import TransitionBlock
@@ -113,6 +114,7 @@ def one_pass(task: Task, features: FeatureColumns, labels: np.ndarray, seed: int
 
 
 def main() -> None:
+    environment.pin(1)  # as a learner runs: it starts itself again if it does not run so yet
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", type=Path, nargs="?", default=FOLDER / "train.csv")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])

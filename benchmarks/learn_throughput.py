@@ -21,6 +21,7 @@ import numpy as np
 from benchmarks import record
 from benchmarks.banking77_offline import FOLDER, decision_columns, messages, support_task, transition_block
 from benchmarks.synthetic import World, task_of
+from learner import environment
 from learner.update import TaskLearner
 from schemas.blocks import TransitionBlock
 from schemas.decision_columns import FeatureColumns
@@ -106,6 +107,7 @@ def _cumulative(stats: dict[Any, Any], file: str, function: str) -> float:
 
 
 def main() -> None:
+    environment.pin(1)  # as a learner runs: it starts itself again if it does not run so yet
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=["dense", "catalogue", "tokens"])
     parser.add_argument("--rows", type=int, default=16_384)

@@ -18,6 +18,7 @@ import numpy as np
 from benchmarks import record, vowpal
 from benchmarks.banking77_offline import decision_columns, transition_block
 from benchmarks.synthetic import BATCH, NAMES, World, task_of
+from learner import environment
 from learner.policy import explore, network
 from learner.update import TaskLearner
 from schemas.arrays import F64
@@ -76,6 +77,7 @@ def _ratios(got: F64, best: F64, uniform: F64) -> dict[str, float]:
 
 
 def main() -> None:
+    environment.pin(1)  # as a learner runs: it starts itself again if it does not run so yet
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", nargs="+", default=list(NAMES), choices=NAMES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
