@@ -4,7 +4,7 @@ Three tasks: dense (32 + 32 features, the full product of 1,089 columns), catalo
 and tokens (five hashed fields per side). The parts come from a second run under the profiler. The wide head solves at
 every step of its first 2,000 rows and once per 2,048 later, so long runs are faster than short ones.
 
-    python -m benchmarks.learn_throughput --rows 16384
+    python -m benchmarks.learn_throughput --rows 32768
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def main() -> None:
     environment.pin(1)  # as a learner runs: it starts itself again if it does not run so yet
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=["dense", "catalogue", "tokens"])
-    parser.add_argument("--rows", type=int, default=16_384)
+    parser.add_argument("--rows", type=int, default=32_768)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--keep", action="store_true", help="write benchmarks/results/learn_throughput.json")
     options = parser.parse_args()
