@@ -27,6 +27,17 @@ os.execve = lambda path, words, environment: again("/bin/sh", [*signalled, *word
 """In a program, before its own words: it is told to stop after its first start and before its second."""
 
 
+def _waiting(tmp_path: Path) -> dict[str, str]:
+    """Settings of a process that waits for a broker which does not come."""
+    return {
+        "HEADRACE_BOOTSTRAP": "127.0.0.1:1",
+        "HEADRACE_BROKER_WAIT_S": "100",
+        "HEADRACE_STATE_DIR": str(tmp_path),
+        "HEADRACE_SIGNING_KEY": str(create_keys(tmp_path / "keys")[0]),
+        "HEADRACE_METRICS_PORT": "0",
+    }
+
+
 def _hears_sigterm(process_id: int) -> bool:
     status = Path(f"/proc/{process_id}/status").read_text()
     caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
@@ -36,14 +47,7 @@ def _hears_sigterm(process_id: int) -> bool:
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize("words", [["worker", "decide"], ["worker", "ingest", "join"], ["learn"]], ids=" ".join)
 def test_a_process_that_waits_for_its_broker_ends_in_order(words: list[str], tmp_path: Path) -> None:
-    environment = {
-        **os.environ,
-        "HEADRACE_BOOTSTRAP": "127.0.0.1:1",
-        "HEADRACE_BROKER_WAIT_S": "100",
-        "HEADRACE_STATE_DIR": str(tmp_path),
-        "HEADRACE_SIGNING_KEY": str(create_keys(tmp_path / "keys")[0]),
-        "HEADRACE_METRICS_PORT": "0",
-    }
+    environment = os.environ | _waiting(tmp_path)
     process = subprocess.Popen(
         [sys.executable, "-m", "deploy", *words], env=environment, cwd=ROOT, stderr=subprocess.DEVNULL
     )
@@ -64,14 +68,7 @@ def test_a_process_that_waits_for_its_broker_ends_in_order(words: list[str], tmp
 )
 def test_a_signal_between_two_starts_of_a_learner_is_heard_by_the_second(program: str, tmp_path: Path) -> None:
     """It starts itself again under the pins (`learner.environment`); an exec puts the default of each signal back."""
-    environment = {
-        **{name: value for name, value in os.environ.items() if name != MARK},
-        "HEADRACE_BOOTSTRAP": "127.0.0.1:1",
-        "HEADRACE_BROKER_WAIT_S": "100",
-        "HEADRACE_STATE_DIR": str(tmp_path),
-        "HEADRACE_SIGNING_KEY": str(create_keys(tmp_path / "keys")[0]),
-        "HEADRACE_METRICS_PORT": "0",
-    }
+    environment = {name: value for name, value in os.environ.items() if name != MARK} | _waiting(tmp_path)
     words = [sys.executable, "-c", f"{SIGNALLED}{program}", "learn"]
     assert subprocess.run(words, env=environment, cwd=ROOT, timeout=60).returncode == 0
 
