@@ -34,7 +34,7 @@ NUM_CONTEXT, NUM_CANDIDATES, NUM_ACTION = 8, 10, 4
 NUM_TAUGHT = 1_500
 """Requests and outcomes from which the policy under measurement is learnt."""
 WARM_BROKER_S = 40.0
-"""Echo before anything is measured: a broker that has just started spends most of its time compiling itself (1.4
+"""Echo before anything is measured: a broker that has just started spends half of its time compiling itself (1.4
 instead of 0.75 ms of processor time a request on two slow cores), and whatever is measured first would pay for it."""
 
 TOML = """

@@ -84,9 +84,11 @@ def main() -> None:
     parser.add_argument("--decisions", type=int, default=100_000)
     parser.add_argument("--learner", default="", help="TOML lines of [tasks.learner]")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--vw", action="store_true", help="Vowpal Wabbit beside it, by default and at its best here")
+    parser.add_argument("--vw", action="store_true", help="Vowpal Wabbit beside it, in two settings")
     parser.add_argument("--keep", action="store_true", help="write benchmarks/results/worlds.json")
     options = parser.parse_args()
+    if options.vw and not vowpal.is_installed():
+        parser.error("--vw: Vowpal Wabbit is not installed; pip install vowpalwabbit, or run without it")
     runs = []
     for name in options.worlds:
         for seed in options.seeds:

@@ -29,9 +29,6 @@ from streams import decide as product
 from tests.streams import draw_recomputed as again
 from tests.streams import draw_world as world
 
-pytestmark = pytest.mark.timeout(900)
-"""A million decisions take a minute of two cores; of a full machine this lane gets little."""
-
 NUM_DRAWS = 1_000_000
 SEED = 20
 KEY = bytes.fromhex(world.PROJECT.namespace.draw_key)
