@@ -30,6 +30,9 @@ REFUSED = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATI
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
+_quiet = logging.getLogger("headrace.broker-wait.client")
+_quiet.disabled = True
+"""librdkafka repeats "connection refused" at every try; who asks here says it once."""
 
 
 def find_topics(
@@ -39,10 +42,8 @@ def find_topics(
 
     Waits up to `settings.broker_wait_s`. Raises UserError with the remedy when none answers by then.
     """
-    quiet = logging.getLogger("headrace.broker-wait.client")
-    quiet.disabled = True  # librdkafka repeats "connection refused" at every try; the error below says it once
     causes: list[str] = []
-    admin = AdminClient(settings.librdkafka(error_cb=lambda error: causes.append(error.str())), logger=quiet)
+    admin = AdminClient(settings.librdkafka(error_cb=lambda error: causes.append(error.str())), logger=_quiet)
     began_s, has_told = time.monotonic(), False
     while stop is None or not stop.is_set():
         try:
@@ -77,6 +78,14 @@ def ask(settings: CommonSettings, question: Callable[[float], T], stop: threadin
                 raise
             time.sleep(RETRY_S)
     return None
+
+
+def broker_answers(settings: CommonSettings, timeout_s: float) -> bool:
+    """Whether a client that is made for this question finds a broker within `timeout_s`."""
+    try:
+        return bool(AdminClient(settings.librdkafka(), logger=_quiet).list_topics(timeout=timeout_s).brokers)
+    except KafkaException:
+        return False
 
 
 def end_of(consumer: Consumer, partition: TopicPartition) -> int | None:

@@ -20,6 +20,9 @@ REBOOTSTRAP_MS = 10_000
 """A client that no broker it knows gives metadata goes back to the bootstrap servers after so long. librdkafka's own
 five minutes are for a cluster that was replaced; but a broker that comes back from a minute of silence is fenced for a
 moment, its metadata names no broker, the client forgets the only one it knew, and has nobody left to ask."""
+METADATA_MS = 10_000
+"""A client asks who leads what so often, not every five minutes. A broker that is back from a silence says for a moment
+that no partition has a leader, and what librdkafka was told it believes until it asks again."""
 SettingsT = TypeVar("SettingsT", bound="CommonSettings")
 
 
@@ -62,6 +65,7 @@ class CommonSettings(BaseSettings):
             # Its default of 10 s is a long time to look away from a broker that is back.
             "reconnect.backoff.max.ms": RECONNECT_MS_MAX,
             "metadata.recovery.rebootstrap.trigger.ms": REBOOTSTRAP_MS,
+            "topic.metadata.refresh.interval.ms": METADATA_MS,
         }
         return {**ours, **self.kafka_options, **options}
 

@@ -307,6 +307,7 @@ class Decider:
             self._report_counts()
             self._tell_of_snapshots()
             self._requests.report()
+            self._requests.renew()
             self._outage.look()
             policy = self._snapshots.policy
             if policy is not None:
@@ -328,7 +329,7 @@ class Decider:
         end_s = time.monotonic() + self._settings.stop_s_max
         self._requests.stop()
         left = self._replies.flush(max(0.5, self._settings.stop_s_max - LEAVE_S))
-        if left and self._replies.failure is None:
+        if left:
             log.warning("%d records were not delivered in time; their requests are read again", left)
         self._report_counts()
         self._requests.close(max(0.2, end_s - time.monotonic() - 0.5))

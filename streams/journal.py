@@ -63,7 +63,6 @@ class Output:
             "message.timeout.ms": 0,  # a broker may be gone for as long as it likes: we wait
             "message.max.bytes": 1 << 20,
             "queue.buffering.max.kbytes": QUEUE_KIB_MAX,
-            "topic.metadata.refresh.interval.ms": 30_000,
             "enable.gapless.guarantee": gapless,
             "log_level": 3,  # its warnings tell of retries; what fails for good comes to the callbacks
         }

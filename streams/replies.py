@@ -202,15 +202,18 @@ class Replies:
         self._dead_letters.send(letter, lambda *ack: self._acked(_Effects(), *ack))
 
     def flush(self, timeout_s: float) -> int:
-        """Wait until all is delivered, answers that follow acks included; returns what is still on its way."""
+        """Wait until all is delivered, answers that follow acks included; returns what is still on its way.
+
+        Nothing is on its way once something can never be written: who waits for this would wait for ever.
+        """
         end = time.monotonic() + timeout_s
         self._hand_over_waiting()
-        left = self._num_left()
-        while left and time.monotonic() < end and self.failure is None:
+        while (left := self._num_left()) and self.failure is None:
+            if time.monotonic() >= end:
+                return left
             time.sleep(ROOM_S)
             self._hand_over_waiting()
-            left = self._num_left()
-        return left
+        return 0
 
     def _num_left(self) -> int:
         return len(self._waiting) + len(self._journal) + len(self._unhurried) + len(self._answers)

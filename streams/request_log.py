@@ -14,12 +14,14 @@ from collections.abc import Callable
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from schemas.broker_wait import broker_answers
 from schemas.fault_points import reach
 from schemas.outage import Outage
 from schemas.telemetry import Metrics
 from schemas.topics import topic
 from streams.decider_settings import DeciderSettings
 from streams.health import Health
+from streams.membership import Membership
 from streams.messages import AnyMessage, code_of, place_of
 from streams.offsets import Offsets
 from streams.redelivery import Logged, Redelivery
@@ -34,7 +36,9 @@ QUEUED_MIN = 1_000
 """Requests per partition fetched ahead: a few batches; a fetch takes a millisecond, they take a hundred."""
 FETCH_BYTES_MAX = 128 << 10
 """Per partition and fetch; a larger request still comes, alone."""
-_LOOK_UP = "look-up"
+STATISTICS_MS = 5_000
+"""The client says so often how it stands with its coordinator."""
+_LOOK_UP, _START = "look-up", "start"
 _CONNECTION_EVENTS = (KafkaError._PARTITION_EOF, KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT)
 
 
@@ -69,7 +73,11 @@ class RequestLog:
         self.failure = ""
         """Why this client will never read again; "" while it may."""
         self._committed_s = time.monotonic()
+        self._membership = self._new_membership()
         self._consumer = self._make_consumer()
+
+    def _new_membership(self) -> Membership:
+        return Membership(lambda: broker_answers(self._settings, CALL_S))
 
     def _make_consumer(self) -> Consumer:
         return Consumer(
@@ -89,6 +97,8 @@ class RequestLog:
                     "queued.max.messages.kbytes": 32 << 10,
                     "fetch.message.max.bytes": FETCH_BYTES_MAX,
                     "error_cb": self._broker_event,
+                    "statistics.interval.ms": STATISTICS_MS,
+                    "stats_cb": self._membership.note,
                     "on_commit": self._commit_ended,
                 }
             ),
@@ -97,7 +107,8 @@ class RequestLog:
 
     def subscribe(self) -> None:
         """Join the group."""
-        self._health.wait_for("start", "waiting for partitions")
+        self._health.wait_for(_START, "waiting for partitions")
+        self._membership.lost()
         self._consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
 
     def stop(self) -> None:
@@ -151,6 +162,21 @@ class RequestLog:
             self._offsets.pass_over(place.partition, place.offset)
             self._metrics.set("headrace_decide_lag_records", max(0, high - place.offset), partition=place.partition)
             self._health.note(f"{self._topic}[{place.partition}]", place.offset, high)
+
+    def renew(self) -> None:
+        """Where the client will never read again, let a new one join the group. Called now and then.
+
+        To the rest of this process that is a rebalance: what was read is decided, what is not committed is looked up.
+        """
+        why = self._membership.look()
+        if not why or self._stopping.is_set():
+            return
+        log.info("%s: a new client joins the group, the old one never will: it is %s", self._topic, why)
+        self._lost(self._consumer, self._consumer.assignment())
+        self._membership = self._new_membership()
+        old, self._consumer = [self._consumer], self._make_consumer()
+        threading.Thread(target=old.clear, name="old-client", daemon=True).start()  # its end may take a moment
+        self.subscribe()
 
     def close(self, timeout_s: float) -> None:
         """Commit and leave the group; gives up after `timeout_s`, because without a broker both would block."""
@@ -241,7 +267,8 @@ class RequestLog:
             took_ms = 1e3 * (time.monotonic() - started_s)
             log.info("partitions %s: %d requests answered before, known in %.0f ms", partitions, len(found), took_ms)
         self._health.wait_for(_LOOK_UP, None)
-        self._health.wait_for("start", None)
+        self._health.wait_for(_START, None)
+        self._membership.joined()
 
     def _committed(self, consumer: Consumer, given: list[TopicPartition]) -> dict[int, int]:
         """Next offset of each partition, 0 where none was committed. Waits for a broker that is gone."""
@@ -267,6 +294,8 @@ class RequestLog:
     def _lost(self, _consumer: Consumer, taken: list[TopicPartition]) -> None:
         """Another worker may have them already: nothing of ours is committed."""
         self._let_go([each.partition for each in taken])
+        self._health.wait_for(_START, "the group lost this worker, which joins it again")
+        self._membership.lost()
 
     def _let_go(self, partitions: list[int]) -> None:
         gone = set(partitions)

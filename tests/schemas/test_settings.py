@@ -29,6 +29,7 @@ def test_the_users_client_options_reach_every_client_and_ours_win(monkeypatch: p
         "client.id": "headrace",
         "reconnect.backoff.max.ms": 1000,
         "metadata.recovery.rebootstrap.trigger.ms": 10_000,
+        "topic.metadata.refresh.interval.ms": 10_000,
     }
     assert options == {**named, "security.protocol": "SSL", "acks": "all"}
 

@@ -27,7 +27,7 @@ class Consumer:
     def __init__(self, config: dict[str, Any], **_: Any) -> None:
         self._on_commit: Callable[..., None] = config["on_commit"]
         self.outcome = "done"
-        self.committed: list[tuple[int, int]] = []
+        self.committed: Any = list[tuple[int, int]]()
 
     def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> list[TopicPartition]:
         if self.outcome == "raised":
@@ -43,7 +43,10 @@ class Consumer:
         return offsets
 
     def subscribe(self, _topics: list[str], **callbacks: Callable[..., None]) -> None:
-        self.on_assign = callbacks["on_assign"]
+        self.on_assign, self.on_lost = callbacks["on_assign"], callbacks["on_lost"]
+
+    def resume(self, _places: list[TopicPartition]) -> None:
+        """Go on."""
 
     def close(self) -> None:
         """Leave."""
@@ -99,3 +102,23 @@ def test_a_worker_that_looks_up_earlier_answers_is_alive_and_not_ready(
     assert [live for live, _ in seen] == [None] * 3
     assert all(ready is not None and "answered before" in ready for _, ready in seen)
     assert health.ready() is None
+
+
+def test_a_worker_that_its_group_lost_is_not_ready_until_it_is_back(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Found by CI: a client that lost its broker never came back, and the worker passed for ready meanwhile."""
+    monkeypatch.setattr(request_log, "Consumer", Consumer)
+    health = Health(60.0)
+    metrics: Any = SimpleNamespace(drop=lambda *_, **__: None)
+    search: Any = SimpleNamespace(answered=lambda *_: {})
+    settings = load_settings(DeciderSettings, state_dir=tmp_path)
+    reader: Any = RequestLog(settings, Offsets(), search, lambda _: 0, metrics, health, Outage())
+    reader.subscribe()
+    reader._consumer.committed = lambda places, timeout: places
+    share = [TopicPartition("requests", 0, 5)]
+    for _ in range(2):
+        reader._consumer.on_assign(reader._consumer, share)
+        assert health.ready() is None
+        reader._consumer.on_lost(reader._consumer, share)
+        assert "joins it again" in (health.ready() or "")

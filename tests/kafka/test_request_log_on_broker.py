@@ -1,7 +1,9 @@
-"""Requests that are held back are read on when there is room again, whoever had their partition meanwhile.
+"""Every request is read, whatever becomes of the client that reads them.
 
 Found by torture: 200 kills of the broker took partitions from deciders that held them back. They had them back, alive
 and ready, and never read them again: a pause outlives the assignment in the client.
+
+Found by CI: a client that the broker told, just back from a silence, that no broker is there, never read again.
 """
 
 from __future__ import annotations
@@ -136,3 +138,23 @@ def test_a_partition_that_comes_while_others_are_held_back_does_not_leave_them_s
     second.close()
     until(lambda: worker.read() > 0, 60)
     until(lambda: has_read_everything(worker), 60, lambda: f"{len(worker.read_places)} of {PARTITIONS * NUM_REQUESTS}")
+
+
+@pytest.mark.parametrize("holds_back", [False, True])
+def test_where_a_client_will_never_read_again_a_new_one_reads_all_that_is_not_committed(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, holds_back: bool
+) -> None:
+    until((lambda: worker.holds_back()) if holds_back else (lambda: worker.read() > 0), 60)
+    before, old = set(worker.read_places), id(worker.log._consumer)  # no reference: that would keep it in the group
+    worker.log.renew()
+    assert id(worker.log._consumer) == old, "it will read again"
+    monkeypatch.setattr(worker.log._membership, "look", lambda: "out of its group")
+    worker.log.renew()
+    assert id(worker.log._consumer) != old
+    assert worker.offsets.num_open == 0, "what it had read counts as not done"
+    worker.answer_all()
+    assert worker.offsets.take() == {}, "and is committed by nobody"
+    worker.read_places.clear()
+    until(lambda: has_read_everything(worker), 60, lambda: f"{len(worker.read_places)} of {PARTITIONS * NUM_REQUESTS}")
+    assert before <= worker.read_places
+    worker.log.renew()
