@@ -2,8 +2,9 @@
 
 A process has ten clients of three libraries and a dozen places that wait for an answer. Each of them says here that it
 misses the broker, or that it was answered. Over is an outage when the broker answered after the last complaint and
-nobody has complained for a while: in a cluster that lacks one of three brokers some are answered and some complain, and
-that is one outage, not sixty a second.
+nobody has complained for a while since: in a cluster that lacks one of three brokers some are answered and some
+complain, and that is one outage, not sixty a second; and when a broker is back, what one client asked of it in vain
+fails a moment after another is answered.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ log = logging.getLogger("headrace.outage")
 REPEAT_S = 300.0
 """What goes on for longer is said again: a broker that is gone for a minute is one line."""
 CALM_S = 5.0
-"""Without a complaint for so long: clients that are cut off try again at least once a second."""
+"""Answered, and without a complaint for so long: clients that are cut off try again at least once a second."""
 
 
 class Outage:
@@ -28,10 +29,10 @@ class Outage:
     >>> outage = Outage(lambda: now_s)
     >>> outage.begins(), outage.begins()
     (True, False)
-    >>> outage.answered(); outage.ended() is None
+    >>> now_s = 60.0; outage.answered(); outage.ended() is None
     True
-    >>> now_s = 6.0; outage.ended()
-    0.0
+    >>> now_s = 66.0; outage.ended()
+    60.0
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -39,7 +40,7 @@ class Outage:
         """From the first complaint until it is over."""
         self._clock = clock
         self._lock = threading.Lock()
-        self._began_s = self._said_s = self._complained_s = 0.0
+        self._began_s = self._said_s = 0.0
         self._answered_s: float | None = None
         """First answer after the last complaint."""
 
@@ -50,7 +51,7 @@ class Outage:
             if not self.is_on:
                 self.is_on, self._began_s = True, now_s
                 self._said_s = now_s - REPEAT_S
-            self._complained_s, self._answered_s = now_s, None
+            self._answered_s = None
             is_news = now_s - self._said_s >= REPEAT_S
             if is_news:
                 self._said_s = now_s
@@ -71,7 +72,7 @@ class Outage:
         if not self.is_on:
             return None
         with self._lock:
-            if self._answered_s is None or self._clock() - self._complained_s < CALM_S:
+            if self._answered_s is None or self._clock() - self._answered_s < CALM_S:
                 return None
             self.is_on = False
             return self._answered_s - self._began_s

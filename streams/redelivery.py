@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -39,6 +40,9 @@ CLOCK_SLACK_MS = 2_000
 POLL_S = 0.2
 CALL_S = 2.0
 """No longer: a signal is heard only between two calls."""
+RETRY_S = 1.0
+SILENCE_S_MAX = 30.0
+"""Without a record and without the end of a log: a broker that is there answers a fetch within half a second."""
 
 Place = tuple[int, int]
 """Partition and offset of a request."""
@@ -79,6 +83,7 @@ class Redelivery:
         self._num_partitions = num_partitions
         self._requests = topic(settings.namespace, "requests")
         self._journal = topic(settings.namespace, "journal")
+        self._heard_s = 0.0
 
     def answered(self, committed: Mapping[int, int], now_ms: int) -> dict[Place, Logged]:
         """Rows of the journal for requests at or beyond `committed` (next offset per request partition).
@@ -88,20 +93,31 @@ class Redelivery:
         horizon are not looked for: they are answered `expired` anyway. Nothing is found once the process is told to
         stop: it decides no more.
         """
-        consumer = self._consumer()
-        try:
-            since_ms = self._since(consumer, committed)
-            if since_ms is None:
+        while not self._stopping.is_set():
+            consumer = self._consumer()
+            try:
+                return self._found(consumer, committed, now_ms)
+            except _Stopped:
                 return {}
-            since_ms = max(since_ms, now_ms - self._table.dedupe_ms) - CLOCK_SLACK_MS
-            found: dict[Place, Logged] = {}
-            for message in self._read(consumer, self._journal_span(consumer, since_ms)):
-                self._collect(message, committed, found)
-            return found
-        except _Stopped:
+            except KafkaException as error:  # with a new client: this one may never be answered (decision 24)
+                self._outage.say("looking for earlier answers: %s", error.args[0].str())
+                self._beat()
+                self._stopping.wait(RETRY_S)
+            finally:
+                consumer.close()
+        return {}
+
+    def _found(self, consumer: Consumer, committed: Mapping[int, int], now_ms: int) -> dict[Place, Logged]:
+        """What `answered` returns. Raises KafkaException when a question is not answered in time."""
+        self._heard_s = time.monotonic()
+        since_ms = self._since(consumer, committed)
+        if since_ms is None:
             return {}
-        finally:
-            consumer.close()
+        since_ms = max(since_ms, now_ms - self._table.dedupe_ms) - CLOCK_SLACK_MS
+        found: dict[Place, Logged] = {}
+        for message in self._read(consumer, self._journal_span(consumer, since_ms)):
+            self._collect(message, committed, found)
+        return found
 
     def _consumer(self) -> Consumer:
         return Consumer(
@@ -146,11 +162,12 @@ class Redelivery:
         self._beat()
         if self._stopping.is_set():
             raise _Stopped
-        return consumer.poll(POLL_S)
-
-    def _wait(self, name: str, error: KafkaException) -> None:
-        self._outage.say("%s: %s", name, error.args[0].str())
-        self._pause()
+        message, now_s = consumer.poll(POLL_S), time.monotonic()
+        if message is not None:
+            self._heard_s = now_s
+        elif now_s - self._heard_s > SILENCE_S_MAX:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"nothing was read for {SILENCE_S_MAX:g} s"))
+        return message
 
     def _pause(self) -> None:
         self._beat()
@@ -158,24 +175,17 @@ class Redelivery:
             raise _Stopped
 
     def _watermarks(self, consumer: Consumer, name: str, partition: int) -> tuple[int, int]:
-        while True:
-            try:
-                low, high = consumer.get_watermark_offsets(TopicPartition(name, partition), timeout=CALL_S)
-                return low, high
-            except KafkaException as error:
-                self._wait(f"{name}[{partition}]", error)
+        self._beat()
+        if self._stopping.is_set():
+            raise _Stopped
+        low, high = consumer.get_watermark_offsets(TopicPartition(name, partition), timeout=CALL_S)
+        return low, high
 
     def _journal_span(self, consumer: Consumer, since_ms: int) -> dict[int, tuple[int, int]]:
         """(first offset appended at or after `since_ms`, present end) of each journal partition that has any."""
         wanted = [TopicPartition(self._journal, partition, since_ms) for partition in range(self._num_partitions)]
-        while True:
-            try:
-                starts = consumer.offsets_for_times(wanted, timeout=CALL_S)
-                break
-            except KafkaException as error:
-                self._wait(self._journal, error)
         span = {}
-        for place in starts:
+        for place in consumer.offsets_for_times(wanted, timeout=CALL_S):
             _, high = self._watermarks(consumer, self._journal, place.partition)
             if place.offset != OFFSET_END and 0 <= place.offset < high:
                 span[place.partition] = (place.offset, high)

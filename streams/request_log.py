@@ -66,6 +66,7 @@ class RequestLog:
         self._health = health
         self._outage = outage
         self._topic = topic(settings.namespace, "requests")
+        self._group = f"{settings.namespace}.decide"
         self._logged: dict[tuple[int, int], Logged] = {}
         self._stopping = threading.Event()
         self._held_back: set[int] = set()
@@ -83,7 +84,7 @@ class RequestLog:
         return Consumer(
             self._settings.librdkafka(
                 **{
-                    "group.id": f"{self._settings.namespace}.decide",
+                    "group.id": self._group,
                     "enable.auto.commit": False,
                     "auto.offset.reset": "earliest",  # a request sent before we started is still waited for
                     "partition.assignment.strategy": "cooperative-sticky",
@@ -279,7 +280,15 @@ class RequestLog:
                 self._outage.say("committed offsets of %s: %s", self._topic, error.args[0].str())
                 self._health.beat()
                 self._stopping.wait(0.5)
+                consumer = self._asking()  # the group's own client may never be answered (decision 24)
         return {}
+
+    def _asking(self) -> Consumer:
+        """A client that may ask what the group has committed, and is no member of it."""
+        return Consumer(
+            self._settings.librdkafka(**{"group.id": self._group, "enable.auto.commit": False}),
+            logger=logging.getLogger("headrace.kafka"),
+        )
 
     def _revoked(self, _consumer: Consumer, taken: list[TopicPartition]) -> None:
         """Finish and commit what is on its way, then let go."""

@@ -83,6 +83,13 @@ class Said:
         }
         return {name: [line for line in text.splitlines() if not SERVES.search(line)] for name, text in texts.items()}
 
+    def is_over(self) -> bool:
+        """Whether each that said that it misses the broker has said that it is back."""
+        return all(
+            any(BEGINS in line for line in lines) == any(ENDS in line for line in lines)
+            for lines in self.lines().values()
+        )
+
 
 @pytest.mark.timeout(500)
 @pytest.mark.parametrize(("how", "seconds"), [("killed", OUTAGE_S), ("silent", OUTAGE_S / 2)])
@@ -110,6 +117,7 @@ def test_without_a_broker_each_process_says_two_lines_and_nothing_is_lost(
         assert processes.wait_until(lambda: load.num_unanswered == 0, BACK_S), load.unanswered()
         assert processes.wait_until(lambda: loop.is_drained(figures), BACK_S, 0.25), loop.said()
         assert processes.wait_until(lambda: figures.published_version > version, BACK_S), loop.said()
+        assert processes.wait_until(said.is_over, BACK_S), loop.said()
     finally:
         watch.close()
     load.close()

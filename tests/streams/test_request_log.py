@@ -25,9 +25,9 @@ class Consumer:
     """A client that commits, fails at once, or says later that it failed."""
 
     def __init__(self, config: dict[str, Any], **_: Any) -> None:
-        self._on_commit: Callable[..., None] = config["on_commit"]
+        self._on_commit: Callable[..., None] = config.get("on_commit", lambda *_: None)
         self.outcome = "done"
-        self.committed: Any = list[tuple[int, int]]()
+        self.commits = list[tuple[int, int]]()
 
     def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> list[TopicPartition]:
         if self.outcome == "raised":
@@ -39,7 +39,7 @@ class Consumer:
                 None, [SimpleNamespace(partition=p.partition, offset=p.offset, error=BUSY) for p in offsets]
             )
         else:
-            self.committed += [(place.partition, place.offset) for place in offsets]
+            self.commits += [(place.partition, place.offset) for place in offsets]
         return offsets
 
     def subscribe(self, _topics: list[str], **callbacks: Callable[..., None]) -> None:
@@ -68,12 +68,12 @@ def test_a_commit_that_fails_is_made_again_without_another_request(
             offsets.end(partition, offset)
     reader._consumer.outcome = outcome
     reader.commit_now_and_then()
-    assert reader._consumer.committed == []
+    assert reader._consumer.commits == []
     reader._consumer.outcome = "done"
     reader.commit_now_and_then()
-    assert sorted(reader._consumer.committed) == [(0, 12), (3, 12)]
+    assert sorted(reader._consumer.commits) == [(0, 12), (3, 12)]
     reader.commit_now_and_then()
-    assert len(reader._consumer.committed) == 2
+    assert len(reader._consumer.commits) == 2
 
 
 def test_a_worker_that_looks_up_earlier_answers_is_alive_and_not_ready(
@@ -89,7 +89,10 @@ def test_a_worker_that_looks_up_earlier_answers_is_alive_and_not_ready(
     reader: Any = RequestLog(settings, Offsets(), search, lambda _: 0, SimpleNamespace(), health, Outage())  # type: ignore[arg-type]
     reader.subscribe()
 
-    def committed(places: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+    asked = list[Any]()
+
+    def committed(consumer: Any, places: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        asked.append(consumer)
         seen.append((health.live(), health.ready()))
         clock_s[0] += 0.9 * BEATS_LATE_S_MAX
         left[0] -= 1
@@ -97,10 +100,11 @@ def test_a_worker_that_looks_up_earlier_answers_is_alive_and_not_ready(
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         return places
 
-    reader._consumer.committed = committed
+    monkeypatch.setattr(Consumer, "committed", committed, raising=False)
     reader._consumer.on_assign(reader._consumer, [TopicPartition("requests", 0, 5)])
     assert [live for live, _ in seen] == [None] * 3
     assert all(ready is not None and "answered before" in ready for _, ready in seen)
+    assert len(set(map(id, asked))) == 3, "one that was not answered may never be: another one asks"
     assert health.ready() is None
 
 
@@ -115,7 +119,7 @@ def test_a_worker_that_its_group_lost_is_not_ready_until_it_is_back(
     settings = load_settings(DeciderSettings, state_dir=tmp_path)
     reader: Any = RequestLog(settings, Offsets(), search, lambda _: 0, metrics, health, Outage())
     reader.subscribe()
-    reader._consumer.committed = lambda places, timeout: places
+    monkeypatch.setattr(Consumer, "committed", lambda _, places, timeout: places, raising=False)
     share = [TopicPartition("requests", 0, 5)]
     for _ in range(2):
         reader._consumer.on_assign(reader._consumer, share)
