@@ -6,9 +6,11 @@ Owns the error that everybody meets first and its remedy. What the topics must b
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -24,6 +26,9 @@ SAY_S = 5.0
 RETRY_S = 0.1
 ANSWER_S_MAX = 5.0
 """For one answer of a broker that is there."""
+PROBE_S_MAX = 9.0
+FOUND_S_MAX = 20.0
+"""So long what a `Probe` has found counts; it is asked every ten."""
 REFUSED = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
 """Answers that no waiting changes."""
 
@@ -80,12 +85,30 @@ def ask(settings: CommonSettings, question: Callable[[float], T], stop: threadin
     return None
 
 
-def broker_answers(settings: CommonSettings, timeout_s: float) -> bool:
-    """Whether a client that is made for this question finds a broker within `timeout_s`."""
-    try:
-        return bool(AdminClient(settings.librdkafka(), logger=_quiet).list_topics(timeout=timeout_s).brokers)
-    except KafkaException:
-        return False
+class Probe:
+    """Whether a client that is made for this question finds a broker; asks in a thread, so that nobody waits for it.
+
+    Each call gives the answer to the one before it, and asks again.
+    """
+
+    def __init__(self, settings: CommonSettings) -> None:
+        self._settings = settings
+        self._thread: threading.Thread | None = None
+        self._found_s = -math.inf
+        """When a broker was found last."""
+
+    def __call__(self) -> bool:
+        """True when a broker was found within the last `FOUND_S_MAX` seconds."""
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._ask, name="broker-probe", daemon=True)
+            self._thread.start()
+        return time.monotonic() - self._found_s < FOUND_S_MAX
+
+    def _ask(self) -> None:
+        admin = AdminClient(self._settings.librdkafka(), logger=_quiet)
+        with suppress(KafkaException):
+            if admin.list_topics(timeout=PROBE_S_MAX).brokers:
+                self._found_s = time.monotonic()
 
 
 def end_of(consumer: Consumer, partition: TopicPartition) -> int | None:

@@ -178,7 +178,7 @@ class Decider:
         try:
             while not (self._stopping.is_set() or self._replies.failure or self._requests.failure):
                 messages = self._requests.read(self._replies.wait_s(POLL_S))
-                if messages:
+                if messages and not self._stopping.is_set():
                     self._serve(messages)
                 self._replies.write_due()
                 self._health.beat()

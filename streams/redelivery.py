@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -41,11 +42,14 @@ POLL_S = 0.2
 CALL_S = 2.0
 """No longer: a signal is heard only between two calls."""
 RETRY_S = 1.0
+PATIENCE_S = 15.0
+"""For one answer, asked for again and again: longer than between two looks of a client at who leads what."""
 SILENCE_S_MAX = 30.0
 """Without a record and without the end of a log: a broker that is there answers a fetch within half a second."""
 
 Place = tuple[int, int]
 """Partition and offset of a request."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,6 @@ class Redelivery:
 
     def _found(self, consumer: Consumer, committed: Mapping[int, int], now_ms: int) -> dict[Place, Logged]:
         """What `answered` returns. Raises KafkaException when a question is not answered in time."""
-        self._heard_s = time.monotonic()
         since_ms = self._since(consumer, committed)
         if since_ms is None:
             return {}
@@ -173,19 +176,36 @@ class Redelivery:
         self._beat()
         if self._stopping.wait(1.0):
             raise _Stopped
+        self._heard_s = time.monotonic()  # what is waited for here is no broker
 
     def _watermarks(self, consumer: Consumer, name: str, partition: int) -> tuple[int, int]:
-        self._beat()
-        if self._stopping.is_set():
-            raise _Stopped
-        low, high = consumer.get_watermark_offsets(TopicPartition(name, partition), timeout=CALL_S)
+        place = TopicPartition(name, partition)
+        low, high = self._answer(lambda: consumer.get_watermark_offsets(place, timeout=CALL_S))
         return low, high
+
+    def _answer(self, question: Callable[[], T]) -> T:
+        """Ask until it is answered. Raises KafkaException when that takes too long."""
+        give_up_s = time.monotonic() + PATIENCE_S
+        while True:
+            self._beat()
+            if self._stopping.is_set():
+                raise _Stopped
+            try:
+                answer = question()
+            except KafkaException as error:
+                if time.monotonic() > give_up_s:
+                    raise
+                self._outage.say("looking for earlier answers: %s", error.args[0].str())
+                self._stopping.wait(RETRY_S)
+            else:
+                self._heard_s = time.monotonic()
+                return answer
 
     def _journal_span(self, consumer: Consumer, since_ms: int) -> dict[int, tuple[int, int]]:
         """(first offset appended at or after `since_ms`, present end) of each journal partition that has any."""
         wanted = [TopicPartition(self._journal, partition, since_ms) for partition in range(self._num_partitions)]
         span = {}
-        for place in consumer.offsets_for_times(wanted, timeout=CALL_S):
+        for place in self._answer(lambda: consumer.offsets_for_times(wanted, timeout=CALL_S)):
             _, high = self._watermarks(consumer, self._journal, place.partition)
             if place.offset != OFFSET_END and 0 <= place.offset < high:
                 span[place.partition] = (place.offset, high)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from schemas.broker_wait import broker_answers
+from schemas.broker_wait import Probe
 from schemas.fault_points import reach
 from schemas.outage import Outage
 from schemas.telemetry import Metrics
@@ -24,7 +24,7 @@ from streams.health import Health
 from streams.membership import Membership
 from streams.messages import AnyMessage, code_of, place_of
 from streams.offsets import Offsets
-from streams.redelivery import Logged, Redelivery
+from streams.redelivery import PATIENCE_S, Logged, Redelivery
 
 log = logging.getLogger(__name__)
 
@@ -74,11 +74,8 @@ class RequestLog:
         self.failure = ""
         """Why this client will never read again; "" while it may."""
         self._committed_s = time.monotonic()
-        self._membership = self._new_membership()
+        self._membership = Membership(Probe(settings))
         self._consumer = self._make_consumer()
-
-    def _new_membership(self) -> Membership:
-        return Membership(lambda: broker_answers(self._settings, CALL_S))
 
     def _make_consumer(self) -> Consumer:
         return Consumer(
@@ -165,16 +162,16 @@ class RequestLog:
             self._health.note(f"{self._topic}[{place.partition}]", place.offset, high)
 
     def renew(self) -> None:
-        """Where the client will never read again, let a new one join the group. Called now and then.
+        """Where the client will hardly ever read again, let a new one join the group. Called now and then.
 
         To the rest of this process that is a rebalance: what was read is decided, what is not committed is looked up.
         """
         why = self._membership.look()
         if not why or self._stopping.is_set():
             return
-        log.info("%s: a new client joins the group, the old one never will: it is %s", self._topic, why)
+        log.info("%s: a new client joins the group instead of one that is %s", self._topic, why)
         self._lost(self._consumer, self._consumer.assignment())
-        self._membership = self._new_membership()
+        self._membership.replaced()
         old, self._consumer = [self._consumer], self._make_consumer()
         threading.Thread(target=old.clear, name="old-client", daemon=True).start()  # its end may take a moment
         self.subscribe()
@@ -262,6 +259,8 @@ class RequestLog:
         while self._drain(1.0) and not self._stopping.is_set():
             self._health.beat()
         found = self._redelivery.answered(self._committed(consumer, given), time.time_ns() // 1_000_000)
+        if self._stopping.is_set():
+            return  # before it is known what was answered: what comes yet is not ours to answer
         self._logged.update(found)
         self._offsets.own(partitions)
         if partitions:
@@ -273,6 +272,7 @@ class RequestLog:
 
     def _committed(self, consumer: Consumer, given: list[TopicPartition]) -> dict[int, int]:
         """Next offset of each partition, 0 where none was committed. Waits for a broker that is gone."""
+        give_up_s = time.monotonic() + PATIENCE_S
         while not self._stopping.is_set():
             try:
                 return {each.partition: max(0, each.offset) for each in consumer.committed(given, timeout=CALL_S)}
@@ -280,7 +280,8 @@ class RequestLog:
                 self._outage.say("committed offsets of %s: %s", self._topic, error.args[0].str())
                 self._health.beat()
                 self._stopping.wait(0.5)
-                consumer = self._asking()  # the group's own client may never be answered (decision 24)
+                if time.monotonic() > give_up_s:  # this client may never be answered (decision 24)
+                    consumer, give_up_s = self._asking(), time.monotonic() + PATIENCE_S
         return {}
 
     def _asking(self) -> Consumer:

@@ -74,11 +74,11 @@ def test_whoever_asks_when_the_broker_is_back_is_answered_soon(own_broker: local
         time.sleep(EVERY_S)
     for thread in threads:
         thread.join()
+    for consumer in consumers:
+        consumer.close()
     cut_off = NUM_ASKING - len(took_s)
     assert cut_off <= CUT_OFF_MAX, f"{cut_off} were not answered within {ANSWERED_S_MAX:.0f} s"
     latecomer = Consumer(settings.librdkafka(**{"group.id": "asks"}))
     asked(latecomer, topic("silent", "requests"), took_s)
     latecomer.close()
     assert len(took_s) == NUM_ASKING - cut_off + 1
-    for consumer in consumers:
-        consumer.close()

@@ -157,4 +157,8 @@ def test_where_a_client_will_never_read_again_a_new_one_reads_all_that_is_not_co
     worker.read_places.clear()
     until(lambda: has_read_everything(worker), 60, lambda: f"{len(worker.read_places)} of {PARTITIONS * NUM_REQUESTS}")
     assert before <= worker.read_places
+    monkeypatch.undo()
+    until(lambda: worker.read() == 0 and worker.log._membership.has_coordinator, 30)
+    new = id(worker.log._consumer)
     worker.log.renew()
+    assert id(worker.log._consumer) == new, "it is in the group and reads"

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
-from typing import Any
 
 import pytest
-from confluent_kafka import Consumer
 
-from streams.membership import ADMITTED_S_MAX, ASK_S, FOUND_S_MAX, Membership
+from streams.membership import ADMITTED_S_MAX, ASK_S, FOUND_S_LONGEST, FOUND_S_MAX, Membership
 
 
 class Situation:
@@ -32,9 +29,9 @@ class Situation:
         return sorted(seen)
 
 
-def statistics(state: str) -> str:
-    """Of a client whose coordinator is in this state."""
-    return json.dumps({"brokers": {}, "cgrp": {"state": state}})
+def statistics(state: str, join_state: str = "init") -> str:
+    """Of a client whose coordinator is in this state, and that is so far on its way into the group."""
+    return json.dumps({"brokers": {}, "cgrp": {"state": state, "join_state": join_state}})
 
 
 @pytest.fixture
@@ -85,16 +82,41 @@ def test_a_broker_that_comes_and_goes_is_waited_for(situation: Situation) -> Non
         assert situation.over(ASK_S) == [""]
 
 
-def test_a_real_client_says_in_which_state_its_coordinator_is() -> None:
-    said: list[str] = []
-    options: dict[str, Any] = {"group.id": "x", "statistics.interval.ms": 50, "stats_cb": said.append, "log_level": 0}
-    consumer = Consumer({"bootstrap.servers": "127.0.0.1:1", **options})
-    end_s = time.monotonic() + 30
-    while len(said) < 3 and time.monotonic() < end_s:
-        consumer.poll(0.05)
-    consumer.close()
-    member = Membership(lambda: True)
-    for each in said:
-        member.note(each)
-    assert len(said) >= 3
-    assert not member._has_coordinator
+def test_one_that_was_never_told_that_it_is_out_is_noticed_too(situation: Situation) -> None:
+    """A worker without partitions loses nothing, and one in a rebalance has no session that could end."""
+    situation.member.joined()
+    situation.member.note(statistics("up", "steady"))
+    assert situation.over(3_600) == [""]
+    situation.member.note(statistics("query-coord", "wait-sync"))
+    assert situation.over(ASK_S + FOUND_S_MAX - 1) == [""]
+    assert situation.over(1) != [""]
+
+
+def test_one_that_is_steady_again_is_in(situation: Situation) -> None:
+    situation.member.note(statistics("up", "wait-join"))
+    assert situation.over(ADMITTED_S_MAX) == [""]
+    situation.member.note(statistics("up", "steady"))
+    assert situation.over(3_600) == [""]
+
+
+def test_a_coordinator_that_goes_while_the_group_waits_has_its_time_to_come_back(situation: Situation) -> None:
+    situation.member.note(statistics("up", "wait-join"))
+    assert situation.over(300) == [""]
+    situation.member.note(statistics("query-coord", "wait-join"))
+    assert situation.over(FOUND_S_MAX) == [""]
+    situation.member.note(statistics("up", "wait-join"))
+    assert situation.over(300) == [""]
+
+
+def test_whoever_comes_after_a_replaced_client_has_twice_the_time(situation: Situation) -> None:
+    patience_s = FOUND_S_MAX
+    for _ in range(8):
+        assert situation.over(ASK_S + patience_s - 1) == [""]
+        assert situation.over(1) != [""]
+        situation.member.replaced()
+        patience_s = min(2 * patience_s, FOUND_S_LONGEST)
+    assert patience_s == FOUND_S_LONGEST
+    situation.member.joined()
+    situation.member.lost()
+    assert situation.over(ASK_S + FOUND_S_MAX - 1) == [""]
+    assert situation.over(1) != [""]

@@ -38,7 +38,7 @@ def test_the_search_ends_when_the_process_is_told_to_stop() -> None:
 class Consumer:
     """One that forgot every broker when it was first asked, as the first two here; the next is answered."""
 
-    num_made = 0
+    num_made = num_questions = 0
 
     def __init__(self, *_: Any, **__: Any) -> None:
         Consumer.num_made += 1
@@ -46,6 +46,7 @@ class Consumer:
         self.is_closed = False
 
     def get_watermark_offsets(self, *_: Any, **__: Any) -> tuple[int, int]:
+        Consumer.num_questions += 1
         if self._kind == 1:
             raise KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION))
         return (0, 10) if self._kind == 2 else (0, 0)
@@ -64,10 +65,12 @@ def test_a_client_that_is_not_answered_is_replaced_by_another(monkeypatch: pytes
     """One that asked in the moment in which a broker was back from a silence may never be answered (decision 24)."""
     monkeypatch.setattr(redelivery, "Consumer", Consumer)
     monkeypatch.setattr(redelivery, "RETRY_S", 0.0)
+    monkeypatch.setattr(redelivery, "PATIENCE_S", 0.05)
     monkeypatch.setattr(redelivery, "SILENCE_S_MAX", 0.05)
     settings = load_settings(CommonSettings, bootstrap="127.0.0.1:1")
     outage = Outage()
     search = Redelivery(settings, FileRegistry(), TaskTable(), 4, threading.Event(), lambda: None, outage)
     assert search.answered({0: 5}, 0) == {}
     assert Consumer.num_made == 3
+    assert Consumer.num_questions > 3, "a client is asked again before it is replaced"
     assert outage.is_on, "both were complaints"

@@ -82,6 +82,7 @@ def test_a_worker_that_looks_up_earlier_answers_is_alive_and_not_ready(
     """Found by torture: without a broker the look-up took twenty minutes, in which it passed for ready and for dead."""
     monkeypatch.setattr(request_log, "Consumer", Consumer)
     monkeypatch.setattr(request_log, "CALL_S", 0.0)
+    monkeypatch.setattr(request_log, "PATIENCE_S", -1.0)
     clock_s, left, seen = [0.0], [3], list[tuple[str | None, str | None]]()
     health = Health(60.0, lambda: clock_s[0])
     settings = load_settings(DeciderSettings, state_dir=tmp_path)
