@@ -27,7 +27,8 @@ RETRY_S = 0.1
 ANSWER_S_MAX = 5.0
 """For one answer of a broker that is there."""
 PROBE_S_MAX = 9.0
-FOUND_S_MAX = 20.0
+"""For the answer to a `Probe`."""
+FRESH_S_MAX = 20.0
 """So long what a `Probe` has found counts; it is asked every ten."""
 REFUSED = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
 """Answers that no waiting changes."""
@@ -98,11 +99,11 @@ class Probe:
         """When a broker was found last."""
 
     def __call__(self) -> bool:
-        """True when a broker was found within the last `FOUND_S_MAX` seconds."""
+        """True when a broker was found within the last `FRESH_S_MAX` seconds."""
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._ask, name="broker-probe", daemon=True)
             self._thread.start()
-        return time.monotonic() - self._found_s < FOUND_S_MAX
+        return time.monotonic() - self._found_s < FRESH_S_MAX
 
     def _ask(self) -> None:
         admin = AdminClient(self._settings.librdkafka(), logger=_quiet)

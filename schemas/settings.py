@@ -19,7 +19,8 @@ RECONNECT_MS_MAX = 1_000
 REBOOTSTRAP_MS = 10_000
 """A client that no broker it knows gives metadata goes back to the bootstrap servers after so long. librdkafka's own
 five minutes are for a cluster that was replaced; but a broker that comes back from a minute of silence is fenced for a
-moment, its metadata names no broker, the client forgets the only one it knew, and has nobody left to ask."""
+moment, its metadata names no broker, and the client forgets the only one it knew. One that then has nobody left to ask
+does not come back even so (docs/decisions/0024): `streams.membership`."""
 METADATA_MS = 10_000
 """A client asks who leads what so often, not every five minutes. A broker that is back from a silence says for a moment
 that no partition has a leader, and what librdkafka was told it believes until it asks again."""

@@ -104,9 +104,7 @@ class Redelivery:
             except _Stopped:
                 return {}
             except KafkaException as error:  # with a new client: this one may never be answered (decision 24)
-                self._outage.say("looking for earlier answers: %s", error.args[0].str())
-                self._beat()
-                self._stopping.wait(RETRY_S)
+                self._miss(error)
             finally:
                 consumer.close()
         return {}
@@ -172,6 +170,12 @@ class Redelivery:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"nothing was read for {SILENCE_S_MAX:g} s"))
         return message
 
+    def _miss(self, error: KafkaException) -> None:
+        """The broker did not answer: say so, and wait before it is asked again."""
+        self._outage.say("looking for earlier answers: %s", error.args[0].str())
+        self._beat()
+        self._stopping.wait(RETRY_S)
+
     def _pause(self) -> None:
         self._beat()
         if self._stopping.wait(1.0):
@@ -195,8 +199,7 @@ class Redelivery:
             except KafkaException as error:
                 if time.monotonic() > give_up_s:
                     raise
-                self._outage.say("looking for earlier answers: %s", error.args[0].str())
-                self._stopping.wait(RETRY_S)
+                self._miss(error)
             else:
                 self._heard_s = time.monotonic()
                 return answer

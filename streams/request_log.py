@@ -170,7 +170,7 @@ class RequestLog:
         if not why or self._stopping.is_set():
             return
         log.info("%s: a new client joins the group instead of one that is %s", self._topic, why)
-        self._lost(self._consumer, self._consumer.assignment())
+        self._let_go([each.partition for each in self._consumer.assignment()])
         self._membership.replaced()
         old, self._consumer = [self._consumer], self._make_consumer()
         threading.Thread(target=old.clear, name="old-client", daemon=True).start()  # its end may take a moment

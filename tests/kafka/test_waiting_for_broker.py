@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
 from deploy import broker as local_broker
+from schemas.broker_wait import Probe
+from schemas.settings import CommonSettings
 from tests.kafka import decider_process
 from tests.kafka.decider_process import DeciderProcess
 from tests.kafka.workers import WorkerProcess, free_port, set_up, until
@@ -37,3 +40,13 @@ def test_workers_started_before_the_broker_wait_for_it_and_serve(tmp_path: Path)
                 each.end()
     finally:
         local_broker.stop(folder)
+
+
+def test_a_probe_finds_a_broker_that_is_there_and_keeps_nobody_waiting_for_one_that_is_not(broker: str) -> None:
+    nobody, somebody = (Probe(CommonSettings(bootstrap=address)) for address in ("127.0.0.1:1", broker))
+    began_s = time.monotonic()
+    assert not nobody()
+    assert not somebody(), "it answers the question before"
+    assert time.monotonic() - began_s < 1.0
+    until(somebody, 30)
+    assert not nobody()

@@ -38,12 +38,11 @@ def test_the_search_ends_when_the_process_is_told_to_stop() -> None:
 class Consumer:
     """One that forgot every broker when it was first asked, as the first two here; the next is answered."""
 
-    num_made = num_questions = 0
+    num_made = num_questions = num_closed = 0
 
     def __init__(self, *_: Any, **__: Any) -> None:
         Consumer.num_made += 1
         self._kind = Consumer.num_made
-        self.is_closed = False
 
     def get_watermark_offsets(self, *_: Any, **__: Any) -> tuple[int, int]:
         Consumer.num_questions += 1
@@ -58,7 +57,7 @@ class Consumer:
         """Nothing, for ever."""
 
     def close(self) -> None:
-        self.is_closed = True
+        Consumer.num_closed += 1
 
 
 def test_a_client_that_is_not_answered_is_replaced_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,6 +70,6 @@ def test_a_client_that_is_not_answered_is_replaced_by_another(monkeypatch: pytes
     outage = Outage()
     search = Redelivery(settings, FileRegistry(), TaskTable(), 4, threading.Event(), lambda: None, outage)
     assert search.answered({0: 5}, 0) == {}
-    assert Consumer.num_made == 3
+    assert Consumer.num_made == Consumer.num_closed == 3
     assert Consumer.num_questions > 3, "a client is asked again before it is replaced"
     assert outage.is_on, "both were complaints"
