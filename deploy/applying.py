@@ -6,6 +6,9 @@ written once and never changed (rule 15), a definition that is replaced is retir
 
 from __future__ import annotations
 
+import secrets
+from dataclasses import replace
+
 from confluent_kafka import Producer
 
 from deploy import reading, topics
@@ -19,6 +22,8 @@ from schemas.task import Project, fingerprint_of
 from schemas.topics import topic
 
 FLUSH_S = 20.0
+DRAW_KEY_BYTES = 32
+"""Of a key that is drawn."""
 
 
 def apply(settings: CommonSettings, project: Project, retire: tuple[str, ...] = ()) -> list[str]:
@@ -32,6 +37,7 @@ def apply(settings: CommonSettings, project: Project, retire: tuple[str, ...] = 
         raise UserError(missing[0].message, "create the topics first: headrace topics apply headrace.toml")
     standing = read_definitions(settings)
     _refuse_other_partitions(standing, project)
+    project = with_draw_key(standing, project)
     changes = topics.apply(settings, topics.project_with(project, standing.table))
     records = [*wanted_records(standing, project), *_retired(standing, retire)]
     _publish(settings, records)
@@ -55,6 +61,17 @@ def wanted_records(standing: Definitions, project: Project) -> list[TaskRecord]:
         if old.fingerprint != each.fingerprint
     ]
     return fresh + replaced
+
+
+def with_draw_key(standing: Definitions, project: Project) -> Project:
+    """`project` with the key of the applied namespace where its file declares none; a random one at the first apply.
+
+    Whoever knows the key can foretell which candidate is explored, so it must not follow from anything public.
+    """
+    if not project.draws_freely:
+        return project
+    key = secrets.token_hex(DRAW_KEY_BYTES) if standing.namespace is None else standing.namespace.draw_key
+    return replace(project, namespace=replace(project.namespace, draw_key=key))
 
 
 def _stands(standing: Definitions, record: TaskRecord) -> bool:

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -203,7 +203,8 @@ def _project(demo: Demo) -> Project:
                 f"the demo's {name} is not in {demo.example}",
                 "run it in the source tree, or name the folder with --example",
             )
-    return load(demo.example / "headrace.toml")
+    project = load(demo.example / "headrace.toml")
+    return replace(project, draws_freely=False)  # the same seed, the same draws: the key of the namespace's name
 
 
 def _labels(demo: Demo) -> Counter[str]:

@@ -179,7 +179,7 @@ class Publisher:
             self._metrics.observe("headrace_learner_cut_to_topic_seconds", time.time() - snapshot.draft.cut_ms / 1000)
         log.debug("published version %d, %d bytes", snapshot.draft.version, len(snapshot.payload))
 
-    def _failed(self, snapshot: Snapshot, error: Exception) -> None:
+    def _failed(self, snapshot: Snapshot, error: NotDelivered | KafkaException | BufferError) -> None:
         self._metrics.add("headrace_learner_publish_failures")
         what = "snapshot %d is not published yet and will be tried again: %s"
         if _is_silence(error):
@@ -191,8 +191,8 @@ class Publisher:
             if self._waiting is None:
                 self._waiting = snapshot
             self._changed.wait_for(lambda: self._stopping, RETRY_S)
-        if isinstance(error, KafkaException) and error.args and getattr(error.args[0], "fatal", bool)():
-            self._producer = self._new_producer()
+        if _is_silence(error) or error.args[0].fatal():
+            self._producer = self._new_producer()  # this one may never be answered again (decision 24)
 
     def _upload(self, snapshot: Snapshot) -> None:
         name, digest = topic(self._settings.namespace, "snapshot-chunks"), snapshot.draft.sha256.hex()

@@ -177,6 +177,8 @@ class Project:
     namespace: Namespace
     tasks: tuple[Task, ...]
     sources: tuple[Source, ...]
+    draws_freely: bool = False
+    """No draw key was declared: the first apply draws one, and the namespace keeps it."""
 
     def task(self, name: str) -> Task:
         """The task called `name`. Raises KeyError."""

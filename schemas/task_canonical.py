@@ -58,6 +58,7 @@ def parse_file(text: str, where: str) -> Project:
         namespace=namespace_of(_canonical(table.namespace)),
         tasks=tuple(_build(task, _canonical(task), f'{where}: task "{task.name}"') for task in table.tasks),
         sources=tuple(source_of(_canonical(source)) for source in table.sources),
+        draws_freely=table.namespace.draw_key is None,
     )
 
 

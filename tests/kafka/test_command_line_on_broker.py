@@ -137,6 +137,29 @@ def test_apply_says_what_is_new_and_the_second_time_that_nothing_is(broker: str,
     assert applying.apply(settings, wanted) == []
 
 
+def test_draws_cannot_be_foretold_and_stay_the_same_until_a_key_is_declared(broker: str, namespace: str) -> None:
+    wanted = project(namespace)
+    settings = applied(broker, wanted)
+
+    def key() -> str:
+        standing = read_definitions(settings).namespace
+        assert standing is not None
+        return standing.draw_key
+
+    first = key()
+    assert len(bytes.fromhex(first)) == 32
+    assert first != wanted.namespace.draw_key, "what follows from the namespace's name is known to everybody"
+
+    applying.apply(settings, project(namespace, window="3s"))
+    assert key() == first
+
+    declared = TOML.replace("tick", f'draw_key = "{"ab" * 16}"\ntick')
+    applying.apply(settings, parse(declared.format(name=namespace, partitions=2, window="1s")))
+    assert key() == "ab" * 16
+    applying.apply(settings, wanted)
+    assert key() == "ab" * 16, "to leave it out is no wish for another"
+
+
 def test_a_changed_task_is_a_new_definition_and_the_old_one_is_retired(broker: str, namespace: str) -> None:
     settings = applied(broker, project(namespace))
     old = read_definitions(settings).require_task("support")
