@@ -35,7 +35,9 @@ PRECISION_LOGISTIC = 0.03
 CURVATURE_MIN = 1e-3
 """κ is at least this: a row that was certain and wrong must still narrow the posterior."""
 DRIFT_FACTOR = 0.1
-"""P after a reset: the tables forget nothing but believe less (hybrid-learner.md §2)."""
+"""What is left after a reset of the precision that rows have added to P0: the tables forget nothing but believe less
+(hybrid-learner.md §2). P0 itself stays: a cross that no row has shown is as unknown after a reset as before it, and a
+prior that shrank with every reset would let the first row of each new word explain the whole reward."""
 
 
 class Cross:
@@ -45,9 +47,9 @@ class Cross:
         self._bits = bits
         links = 2 if logistic else 1
         self._w = np.zeros((1 << bits, links))
-        self._precision = np.empty((1 << bits, links))
-        self._precision[:, 0] = 1.0 / SHARE
-        self._precision[:, 1:] = PRECISION_LOGISTIC
+        self._prior = np.array([1.0 / SHARE, PRECISION_LOGISTIC])[:links]
+        """P0 (L,)."""
+        self._precision = np.tile(self._prior, (1 << bits, 1))
         self._df = np.zeros(1 << IDF_BITS if has_text else 0)
         self._counts = np.zeros(2)
         """Rows and sum of rewards learnt."""
@@ -92,8 +94,8 @@ class Cross:
         )
 
     def forget(self) -> None:
-        """Drift: the posterior widens."""
-        self._precision *= DRIFT_FACTOR
+        """Drift: the posterior widens, up to the prior."""
+        self._precision = self._prior + DRIFT_FACTOR * (self._precision - self._prior)
 
     def progressive(self, default: float) -> dict[str, npt.NDArray[Any]]:
         """The frozen arrays under the names of `learner.policy.network`, and the base under "base"."""

@@ -142,5 +142,18 @@ def test_drift_widens_the_posterior_and_keeps_the_weights() -> None:
     before = cross.state()
     cross.forget()
     after = cross.state()
-    np.testing.assert_allclose(after["precision"], before["precision"] * 0.1)
+    prior = np.array([1 / SHARE, PRECISION_LOGISTIC])
+    np.testing.assert_allclose(after["precision"] - prior, (before["precision"] - prior) * 0.1, atol=1e-15)
     np.testing.assert_array_equal(after["w"], before["w"])
+
+
+def test_drift_however_often_leaves_what_no_row_has_shown_at_the_prior() -> None:
+    cross = Cross(BITS, logistic=True, has_text=True)
+    cross.learn(rows_of(100, seed=6), 0.0)
+    for _ in range(400):
+        cross.forget()
+    np.testing.assert_allclose(cross.state()["precision"], np.tile([1 / SHARE, PRECISION_LOGISTIC], (1 << BITS, 1)))
+
+    cross.learn(rows_of(100, seed=7), 0.0)
+
+    assert np.isfinite(cross.state()["w"]).all()
