@@ -17,7 +17,10 @@ class LearnerSettings(CommonSettings):
     )
     device: str = Field("auto", description="auto (CUDA where present), cpu, or cuda.")
     threads: int = Field(
-        1, ge=1, description="Threads of every numeric library. Part of the bit identity, so never the core count."
+        1,
+        ge=1,
+        description="Threads of every numeric library. Bit identity is promised for 1: with 2, learners that were "
+        "resumed from a checkpoint have been seen to compute other bits than those that were not.",
     )
     allow_lineage_break: bool = Field(
         False, description="Go on in another environment than the checkpoint's; the manifests then say so."
