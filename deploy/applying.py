@@ -37,6 +37,7 @@ def apply(settings: CommonSettings, project: Project, retire: tuple[str, ...] = 
         raise UserError(missing[0].message, "create the topics first: headrace topics apply headrace.toml")
     standing = read_definitions(settings)
     _refuse_other_partitions(standing, project)
+    _refuse_other_draw_key(standing, project)
     project = with_draw_key(standing, project)
     changes = topics.apply(settings, topics.project_with(project, standing.table))
     records = [*wanted_records(standing, project), *_retired(standing, retire)]
@@ -96,6 +97,17 @@ def _refuse_other_partitions(standing: Definitions, project: Project) -> None:
             f"namespace {project.namespace.name} was first applied with {standing.namespace.partitions} partitions, "
             f"the file says {project.namespace.partitions}",
             "correct namespace.partitions, or use a new namespace: subjects would move between partitions",
+        )
+
+
+def _refuse_other_draw_key(standing: Definitions, project: Project) -> None:
+    """Workers draw with the key that stood when they started, and whoever explains a decision with the one that
+    stands: with two of them the same request would get two answers, and a logged draw would look wrong."""
+    applied = standing.namespace
+    if applied is not None and not project.draws_freely and applied.draw_key != project.namespace.draw_key:
+        raise UserError(
+            f"namespace {project.namespace.name} draws with another key than the file's namespace.draw_key",
+            "leave draw_key out to go on with the applied one; another key needs a new namespace",
         )
 
 

@@ -9,6 +9,7 @@ leaves rows flagged `cut`, and sums that hold some, alone.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from deploy.audit_records import ROW_BITS, Decided, Happened, InForce, Key, decided_of, happened_of, window_of
 from schemas.blocks import DecisionBlock, OutcomeBlock
 from schemas.keys import action_key
+from schemas.limits import SUBJECT_DEPTH_MAX
 from schemas.records import OUTCOME_BUCKETS, DecisionBucket
 from schemas.task import Reward, TaskTable
 
@@ -145,7 +147,7 @@ def _settle(decided: Sequence[Decided], happened: Sequence[Happened], in_force: 
             outcome.bucket = "duplicate"
             continue
         named = outcome.decision != NO_KEY
-        near = by_key.get(outcome.decision, []) if named else by_subject.get(outcome.subject, [])
+        near = by_key.get(outcome.decision, []) if named else _latest(by_subject.get(outcome.subject, []), outcome)
         eligible = [each for each in near if each.head is None and window_of(each.task, outcome.type) is not None]
         found = _settle_for(outcome, eligible, named, in_force)
         if "used" in found:
@@ -156,6 +158,13 @@ def _settle(decided: Sequence[Decided], happened: Sequence[Happened], in_force: 
             outcome.bucket = "conflict"
         else:
             outcome.bucket = "late" if _is_late(outcome, near, named) else "orphan"
+
+
+def _latest(of_subject: list[Decided], outcome: Happened) -> list[Decided]:
+    """What an outcome that names no decision looks at: the last `SUBJECT_DEPTH_MAX` before it (decision 8), and what
+    comes after it."""
+    before = bisect_left(of_subject, outcome.position, key=_position)
+    return of_subject[max(0, before - SUBJECT_DEPTH_MAX) :]
 
 
 def _settle_for(outcome: Happened, eligible: Sequence[Decided], named: bool, in_force: InForce) -> set[str]:

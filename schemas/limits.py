@@ -9,6 +9,9 @@ import numpy as np
 from schemas.arrays import U8
 from schemas.varints import REASONS
 
+SUBJECT_DEPTH_MAX = 256
+"""An outcome without decision_id looks at this many latest decisions of its subject: no subject can stall the join."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit
 
 from schemas.compiled import KERNEL, SMALL
+from schemas.limits import SUBJECT_DEPTH_MAX
 from streams.join_definitions import Rules
 from streams.join_index import (
     CONFLICT,
@@ -36,9 +37,6 @@ from streams.reward import ACTION_KEY, Nodes, accumulate, find_node
 
 USED, LATE, DUPLICATED, ORPHAN, CONFLICTING, PENDING_COUNT, COPIES = range(7)
 """Places in the outcome counts: the order of `schemas.records.OUTCOME_BUCKETS`, then the copies made by ingest."""
-
-SUBJECT_DEPTH_MAX = 256
-"""An outcome without decision_id looks at this many latest decisions of its subject: no subject can stall the join."""
 
 _ALL_SLOTS = -2
 _DISAGREES = -1

@@ -21,9 +21,10 @@ def register(app: typer.Typer) -> None:
 
 
 def apply_(file: ProjectFile = Path("headrace.toml"), bootstrap: Bootstrap = None, retire: Retire = None) -> None:
-    """Publish tasks, sources and namespace settings. Every process takes them up within a second.
+    """Publish tasks, sources and namespace settings. Every process takes tasks and sources up within a second.
 
-    A changed task is a new definition: decisions already made keep theirs. Safe to repeat.
+    Settings of the namespace count for processes that start from now on. A changed task is a new definition:
+    decisions already made keep theirs. Safe to repeat.
 
     Examples:
 

@@ -98,6 +98,21 @@ def test_a_small_world_is_clean() -> None:
     assert result.outcome_counts["used"] == 2
 
 
+@pytest.mark.parametrize(("num_later", "bucket"), [(255, "used"), (256, "late")])
+def test_an_outcome_without_an_id_looks_at_the_latest_256_decisions_of_its_subject(num_later: int, bucket: str) -> None:
+    task, start = make_task("short", window=100), 10_000 * SECOND
+    journal: Journal = [(0, start, decisions(task, [(1, 5, (2,))]))]
+    journal += [(1 + i, start + 1 + i, decisions(task, [(2 + i, 5, (0,))])) for i in range(num_later)]
+    end = len(journal)
+    journal.append((end, start + SECOND, outcomes([Told(1, 5, action=3, value=1.0)], 0)))
+    journal += [(end + 1, start + 300 * SECOND, Tick()), (end + 2, start + 900 * SECOND, Tick())]
+
+    result = audited([task], journal, join([task], journal))
+
+    assert result.reasons == []
+    assert result.outcome_counts[bucket] == 1
+
+
 def altered(transitions: Entries, change: Callable[[TransitionBlock], TransitionBlock | None]) -> Entries:
     """The transitions with their first block changed (None: lost)."""
     result: list[Any] = []

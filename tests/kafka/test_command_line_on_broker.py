@@ -137,7 +137,7 @@ def test_apply_says_what_is_new_and_the_second_time_that_nothing_is(broker: str,
     assert applying.apply(settings, wanted) == []
 
 
-def test_draws_cannot_be_foretold_and_stay_the_same_until_a_key_is_declared(broker: str, namespace: str) -> None:
+def test_draws_cannot_be_foretold_and_stay_the_same(broker: str, namespace: str) -> None:
     wanted = project(namespace)
     settings = applied(broker, wanted)
 
@@ -154,10 +154,13 @@ def test_draws_cannot_be_foretold_and_stay_the_same_until_a_key_is_declared(brok
     assert key() == first
 
     declared = TOML.replace("tick", f'draw_key = "{"ab" * 16}"\ntick')
-    applying.apply(settings, parse(declared.format(name=namespace, partitions=2, window="1s")))
-    assert key() == "ab" * 16
-    applying.apply(settings, wanted)
-    assert key() == "ab" * 16, "to leave it out is no wish for another"
+    with pytest.raises(UserError, match="draws with another key"):
+        applying.apply(settings, parse(declared.format(name=namespace, partitions=2, window="1s")))
+    assert key() == first
+    applying.apply(
+        settings, parse(declared.replace("ab" * 16, first).format(name=namespace, partitions=2, window="1s"))
+    )
+    assert key() == first
 
 
 def test_a_changed_task_is_a_new_definition_and_the_old_one_is_retired(broker: str, namespace: str) -> None:
