@@ -66,6 +66,7 @@ def ran() -> Run:
     return Run(again.joined(first.rows, second.rows), first.sample + second.sample)
 
 
+@pytest.mark.timeout(900)  # two minutes of two cores that nobody else wants
 def test_a_million_draws_follow_from_the_logged_integers_and_the_key(ran: Run) -> None:
     rows = ran.rows
     num = len(rows.ids)
