@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from hashlib import sha256
+from importlib import metadata
 from pathlib import Path
 
 from schemas.errors import UserError
@@ -108,7 +109,11 @@ def configure(threads: int, device: str) -> str:
 
 
 def describe(threads: int, device: str) -> dict[str, str]:
-    """What bit identity depends on, as text: versions, processor, pins, device."""
+    """What bit identity depends on, as text: versions, processor, pins, device.
+
+    numba and llvmlite compile half of the arithmetic, the C library has exp and log, and headrace's own version stands
+    for its formulas: the package's, so that not every commit is another environment.
+    """
     import numpy as np
     import torch
 
@@ -117,6 +122,10 @@ def describe(threads: int, device: str) -> dict[str, str]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "numpy_blas": f"{blas.get('name', '?')} {blas.get('version', '?')}",
+        "numba": _version("numba"),
+        "llvmlite": _version("llvmlite"),
+        "libc": " ".join(platform.libc_ver()).strip() or "?",
+        "headrace": _version("headrace"),
         "torch": str(torch.__version__),
         "torch_build": sha256(torch.__config__.show().encode()).hexdigest()[:16],
         "machine": platform.machine(),
@@ -137,6 +146,14 @@ def describe(threads: int, device: str) -> dict[str, str]:
     return described
 
 
+def _version(package: str) -> str:
+    """As installed; without loading it."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # a source tree that was never installed
+        return "?"
+
+
 def _driver() -> str:
     try:
         return Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
@@ -147,4 +164,13 @@ def _driver() -> str:
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """What changed between two descriptions, in words; empty when the bits may be expected to agree."""
     names = sorted((set(before) | set(now)) - {ANCHOR, LINEAGE_BREAK})
-    return [f"{name}: {before.get(name)!r} → {now.get(name)!r}" for name in names if before.get(name) != now.get(name)]
+    return [
+        f"{name}: {_recorded(before, name)} → {_recorded(now, name)}"
+        for name in names
+        if before.get(name) != now.get(name)
+    ]
+
+
+def _recorded(description: Mapping[str, str], name: str) -> str:
+    """An earlier headrace recorded less."""
+    return repr(description[name]) if name in description else "not recorded"

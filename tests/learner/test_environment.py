@@ -6,10 +6,18 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any
 
+import llvmlite
+import numba
 import pytest
 
 from learner import environment
+from learner.cuts import CutState
+from learner.merge import Position
+from learner.published import Published
+from learner.restore import _keep_or_break_lineage
 from schemas.errors import UserError
 
 
@@ -65,3 +73,24 @@ def test_description_names_what_bits_depend_on() -> None:
     changed = environment.differences(described, described | {"torch": "other", "anchor": "a day"})
     assert len(changed) == 1
     assert changed[0].startswith("torch: ")
+
+
+def test_description_names_what_compiles_half_of_the_arithmetic() -> None:
+    described = environment.describe(1, "cpu")
+    assert {"numba", "llvmlite", "libc", "headrace"} <= set(described)
+    assert described["numba"] == numba.__version__
+    assert described["llvmlite"] == llvmlite.__version__
+
+
+def test_an_upgrade_of_the_compiler_asks_for_a_lineage_break() -> None:
+    before = environment.describe(1, "cpu")
+    assert environment.differences(before, before | {"numba": "0.1"}) == [f"numba: {before['numba']!r} → '0.1'"]
+
+
+def test_a_description_of_before_is_refused_in_words() -> None:
+    now = environment.describe(1, "cpu")
+    earlier = {name: value for name, value in now.items() if name not in ("numba", "llvmlite", "libc", "headrace")}
+    learner: Any = SimpleNamespace(environment=now, cut=CutState.start([Position(0)], 0), last=None)
+    with pytest.raises(UserError, match=rf"llvmlite: not recorded → '{llvmlite.__version__}'") as caught:
+        _keep_or_break_lineage(learner, earlier, Published(), allow=False)
+    assert "--allow-lineage-break" in caught.value.remedy
