@@ -243,6 +243,10 @@ class Loop:
             self._uploads.saw(manifest, time_ms)
 
     def _is_behind(self) -> bool:
+        if (
+            self._merge.is_held
+        ):  # what lies behind a fork is never read: nothing newer comes that an upload could wait for
+            return False
         times_ms, offsets = self._merge.times_ms, self._merge.next_offsets
         slowest = times_ms.index(min(times_ms))
         return self._reader.lag(slowest, offsets[slowest]) > BEHIND_RECORDS
@@ -255,16 +259,19 @@ class Loop:
         self._checkpoint()
 
     def _hold_back(self) -> None:
-        """Pause partitions that are ahead while too many bytes wait; never the slowest, all others wait for it."""
+        """Pause partitions that are ahead while too many bytes wait; never the slowest, all others wait for it.
+
+        One that a fork stopped is paused for good: nothing of it will be taken.
+        """
         everyone = range(len(self._merge.times_ms))
         may_wait = set(everyone if self._blocked is not None else self._merge.ahead())
-        limit = self._settings.waiting_bytes_max
+        stopped, limit = set(self._merge.stopped), self._settings.waiting_bytes_max
         if self._merge.num_bytes > limit:
-            self._reader.pause_only(may_wait)
+            self._reader.pause_only(may_wait | stopped)
         elif self._merge.num_bytes < limit // 2:
-            self._reader.pause_only([])
+            self._reader.pause_only(stopped)
         else:
-            self._reader.pause_only(self._reader.paused & may_wait)
+            self._reader.pause_only(self._reader.paused & may_wait | stopped)
 
     def _measure(self) -> None:
         gauge = self.metrics.set

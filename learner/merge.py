@@ -10,7 +10,8 @@ A partition without Progress holds the merge back: learning waits for a takeover
 What a partition can do wrong, and what happens then:
 
     hole    a block is missing          the block is ignored; Progress that needs it does not count; the join heals it
-    fork    two histories of one chain  the partition stops for good, and the merge with it
+    fork    two histories of one chain  the partition stops before it, and the merge with it; so does every reader,
+                                        also one that begins again at a `Position`: it lies before the fork too
     late    a row closed before T       its join broke its promise: taken at T, the same way by every reader
     stray   another partition's record  ignored
 
@@ -108,6 +109,7 @@ class _Partition:
         self.reader = ChainReader(position.hwm)
         self.time_ms = position.time_ms
         self.next_offset = position.offset
+        """First offset not read; once stopped, the fork's own, so that a restart meets it again."""
         self.taken_offset = position.taken_offset
         self.pieces: dict[Chain, deque[_Piece]] = {}
         self.stopped = False
@@ -139,13 +141,20 @@ class Merge:
     def offer(
         self, partition: int, offset: int, record: TransitionBlock | Progress | None, num_bytes: int = 0
     ) -> Alarm | None:
-        """Read one record (None: it could not be decoded) of `num_bytes`. Offsets already read are passed over."""
+        """Read one record (None: it could not be decoded) of `num_bytes`.
+
+        Offsets already read are passed over, and everything from a fork on.
+        """
         state = self._partitions[partition]
         if offset < state.next_offset or state.stopped:
             return None
-        state.next_offset = offset + 1
-        if record is None:
-            return None
+        alarm = None if record is None else self._read(state, partition, offset, record, num_bytes)
+        state.next_offset = offset if state.stopped else offset + 1
+        return alarm
+
+    def _read(
+        self, state: _Partition, partition: int, offset: int, record: TransitionBlock | Progress, num_bytes: int
+    ) -> Alarm | None:
         if record.partition != partition:
             return Alarm("stray", partition, offset, f"a record of partition {record.partition}")
         if isinstance(record, Progress):
@@ -191,13 +200,19 @@ class Merge:
 
     @property
     def next_offsets(self) -> list[int]:
-        """First offset not yet read of every partition."""
+        """First offset not yet read of every partition; of a stopped one the fork's."""
         return [state.next_offset for state in self._partitions]
 
     @property
     def stopped(self) -> list[int]:
         """Partitions in which a fork was found."""
         return [p for p, state in enumerate(self._partitions) if state.stopped]
+
+    @property
+    def is_held(self) -> bool:
+        """A partition that a fork stopped is the slowest: no bucket will be complete any more."""
+        slowest = min(state.time_ms for state in self._partitions)
+        return any(state.stopped and state.time_ms == slowest for state in self._partitions)
 
     def fingerprints(self) -> set[bytes]:
         """Tasks whose rows wait."""

@@ -17,7 +17,7 @@ from learner.checkpoint import Checkpoint, Damaged
 from learner.consume import TransitionsReader
 from learner.cuts import CutRules, CutState
 from learner.environment import ANCHOR, GENESIS
-from learner.merge import Merge, Position
+from learner.merge import Alarm, Merge, Position
 from learner.namespace import Find, NamespaceLearner, RowLearner, Snapshot, UnknownTask
 from learner.restore import of_checkpoint, positions_of
 from schemas.blocks import TransitionBlock
@@ -168,13 +168,16 @@ class Rebuild:
         self._learner.cut = start.cut
         self._merge = Merge(num_partitions, goal.rules.bucket_ms, start.positions)
         self._reader = TransitionsReader(settings, self._merge.positions(), Outage())
+        self._fork: Alarm | None = None
+        """The first that was met."""
         self.num_records = 0
         """Transition blocks and Progress read."""
 
     def run(self, ends: Sequence[int]) -> Snapshot:
         """The snapshot of the goal's cut. `ends` are the log's end offsets: beyond them nothing is waited for.
 
-        Raises UserError when the log ends before the cut, forks, or holds a task that is not applied.
+        Raises UserError when the log ends or forks before the cut, or holds a task that is not applied. What stands
+        before a fork is learnt, as a learner does.
         """
         try:
             while True:
@@ -184,9 +187,13 @@ class Rebuild:
                 snapshot = self._advance()
                 if snapshot is not None:
                     return snapshot
-                self._reader.pause_only(self._merge.ahead() if self._merge.num_bytes > WAITING_BYTES_MAX else ())
-                if not messages and all(o >= end for o, end in zip(self._merge.next_offsets, ends, strict=True)):
-                    raise self._too_short()
+                stopped = set(self._merge.stopped)
+                ahead = self._merge.ahead() if self._merge.num_bytes > WAITING_BYTES_MAX else ()
+                self._reader.pause_only(stopped.union(ahead))
+                offsets = enumerate(zip(self._merge.next_offsets, ends, strict=True))
+                is_read = all(p in stopped or offset >= end for p, (offset, end) in offsets)
+                if self._merge.is_held or (is_read and not messages):
+                    raise self._too_short() if self._fork is None else self._forked(self._fork)
         finally:
             self._reader.close()
 
@@ -201,10 +208,7 @@ class Rebuild:
         if alarm is not None:
             log.warning("%s: transitions[%d] offset %d: %s", alarm.kind, partition, offset, alarm.detail)
         if alarm is not None and alarm.kind == "fork":
-            raise UserError(
-                f"the transitions fork in partition {partition} at offset {offset}: {alarm.detail}",
-                "run `headrace audit`; nothing after the fork was learnt from",
-            )
+            self._fork = self._fork or alarm
 
     def _advance(self) -> Snapshot | None:
         goal = self._goal.manifest
@@ -215,6 +219,14 @@ class Rebuild:
         except UnknownTask as error:
             raise UserError(str(error), "apply the definition that the decisions were made under") from error
         return None
+
+    def _forked(self, fork: Alarm) -> UserError:
+        return UserError(
+            f"the transitions fork in partition {fork.partition} at offset {fork.offset}, before version "
+            f"{self._goal.manifest.version}'s cut: {fork.detail}",
+            f"run `headrace audit`; nothing behind the fork was learnt from, take version {self._learner.cut.version} "
+            "or one before it",
+        )
 
     def _too_short(self) -> UserError:
         cut = self._learner.cut

@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from confluent_kafka import TopicPartition
@@ -85,6 +87,45 @@ def test_a_learner_that_learns_something_else_is_found_out(log: Log, tmp_path: P
     done = replay(settings, version, make=Differs)
     assert not done.is_equal
     assert done.published_sha256 != done.rebuilt_sha256
+
+
+def fork(log: Log) -> None:
+    """The next rows of partition 0 leave out the row before them."""
+    send = log._send
+
+    def other_history(name: str, partition: int, record: Any, key: bytes | None = None) -> None:
+        send(name, partition, replace(record, prev=record.prev - 1), key)
+
+    log._send = other_history  # type: ignore[method-assign]  # for one block
+    log.rows(0, [int(time.time() * 1000)])
+    log._send = send  # type: ignore[method-assign]
+
+
+def test_at_a_fork_learner_restarted_learner_and_replay_end_with_the_same_version(log: Log, tmp_path: Path) -> None:
+    settings = settings_of(log.bootstrap, log.namespace, tmp_path)
+    published(log, settings, 3)
+    fork(log)
+    cuts = []
+    for _ in range(2):
+        with running(settings) as loop:
+            give_up = time.monotonic() + 60
+            while not hasattr(loop, "_uploads") or loop._merge.stopped != [0]:
+                assert time.monotonic() < give_up, "the fork was not met"
+                time.sleep(0.05)
+            for _ in range(10):
+                log.tick(7)
+                time.sleep(0.1)
+            assert loop._ready() == "a fork stopped partitions [0]"
+            cuts.append((loop._learner.cut.version, loop._merge.positions()[0]))
+    assert cuts[0] == cuts[1]
+    snapshots = Snapshots(log.bootstrap, log.namespace)
+    while snapshots.poll(1.0) is not None:
+        pass
+    snapshots.close()
+    newest = max(manifest.version for manifest in snapshots.manifests)
+    assert newest == cuts[0][0], "the last cut before the fork is published"
+    for from_earliest in (False, True):
+        assert replay(settings, newest, from_earliest, make=ActionMeans).is_equal
 
 
 def test_where_the_prefix_is_gone_the_earliest_reachable_version_is_named_and_can_be_rebuilt(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from random import Random
 
@@ -74,6 +75,47 @@ def test_fork_stops_its_partition_for_good() -> None:
     assert merge.stopped == [0]
     merge.offer(0, 2, progress(0, 500, {A: 3}))
     assert merge.take().rows == {}
+
+
+FORKED = [
+    block([1, 3], [10, 20]),
+    block([1], [30], fingerprint=B),
+    progress(0, 100, {A: 3, B: 1}),
+    block([1, 2, 4], [110, 120, 130]),
+    block([5], [140], prev=3),
+    progress(0, 500, {A: 5, B: 1}),
+]
+FORK = 3
+
+
+@pytest.mark.parametrize("restart_after", [*range(len(FORKED)), None])
+@pytest.mark.parametrize("takes", [True, False])
+def test_fork_is_met_again_after_a_restart_anywhere(restart_after: int | None, takes: bool) -> None:
+    merge, told, rows = Merge(1, 100), [], []
+    given = deque(range(len(FORKED)))
+    while given:
+        offset = given.popleft()
+        alarm = merge.offer(0, offset, FORKED[offset])
+        told += [(alarm.kind, alarm.offset)] if alarm is not None else []
+        rows += marks(merge.take().rows) if takes else []
+        if offset == restart_after:
+            restart_after = None
+            (position,) = merge.positions()
+            assert position.offset <= FORK, "what lies behind the fork is never begun with"
+            merge, given = Merge(1, 100, [position]), deque(range(position.offset, len(FORKED)))
+    assert set(told) == {("fork", FORK)}
+    assert (merge.stopped, merge.is_held, merge.next_offsets, merge.done_ms) == ([0], True, [FORK], 100)
+    assert rows + marks(merge.take().rows) == [1, 3]
+
+
+def test_a_fork_holds_the_merge_only_once_the_others_have_come_so_far() -> None:
+    merge = Merge(2, 100)
+    for offset, record in enumerate(FORKED):
+        merge.offer(0, offset, record)
+    merge.offer(1, 0, progress(1, 50, {}))
+    assert (merge.stopped, merge.is_held) == ([0], False)
+    merge.offer(1, 1, progress(1, 300, {}))
+    assert merge.is_held
 
 
 def test_row_that_closed_before_log_time_is_taken_at_log_time_and_reported() -> None:

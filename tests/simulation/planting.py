@@ -53,3 +53,9 @@ def check_planted(rng: Random, records: Sequence[Any], truth: Truth) -> None:
             said.append((alarm.kind, alarm.offset))
     require(said == expected, PLANTED, (said, expected))
     require((merge.stopped == [0]) == (kind == "fork"), PLANTED, "a fork stops its partition, a hole does not")
+    if kind == "fork":
+        (position,) = merge.positions()
+        again = Merge(1, 1_000, [position])
+        for offset in range(position.offset, at + 1):
+            alarm = again.offer(0, offset, replace([*records[:at], bad][offset], partition=0), 1)
+        require(alarm is not None and (alarm.kind, alarm.offset) == (kind, at), PLANTED, "a restart meets the fork too")
