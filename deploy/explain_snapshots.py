@@ -1,4 +1,8 @@
-"""Snapshots as lineage needs them: the version that decided, with its bytes, and the first that a decision is in."""
+"""Snapshots as lineage needs them: the version that decided, with its bytes, and the first that a decision is in.
+
+With a public key, manifests that it did not sign are believed in nothing. They are shown, as wrong, only where no other
+of the version is left.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +53,7 @@ class Snapshots:
         if version == 0:
             return None, None, NO_VERSION
         published = self._published(version, decided_ms)
+        published = [each for each in published if self._is_signed(each[1])] or published
         if not published:
             return None, None, f"no manifest of version {version} is left in {self._name}"
         first = published[0][1]
@@ -66,6 +71,8 @@ class Snapshots:
         _, end = reading.span_of(self._settings, self._name, 0)
         before: set[str] = set()
         for entry, manifest in self._manifests(start, end):
+            if not self._is_signed(manifest):
+                continue
             genesis = manifest.environment.get("genesis", "")
             if _mark(manifest, partition, fingerprint) >= position:
                 is_certain = genesis in before or genesis == self._whole
@@ -84,11 +91,11 @@ class Snapshots:
             start, stop, step = max(first, start - step), start, 4 * step
             part = list(self._manifests(start, stop))
             found = [each for each in part if each[1].version == version] + found
-            if any(manifest.version < version for _, manifest in part):
+            if any(manifest.version < version and self._is_signed(manifest) for _, manifest in part):
                 break
         later = reading.offset_at(self._settings, self._name, 0, decided_ms + CLOCK_SLACK_MS)
         for entry, manifest in self._manifests(later, end):
-            if manifest.version > version:
+            if manifest.version > version and self._is_signed(manifest):
                 break
             if manifest.version == version:
                 found.append((entry, manifest))
@@ -99,13 +106,17 @@ class Snapshots:
             with contextlib.suppress(BadRecord):
                 yield entry, decode(entry.value, self._registry, expect=SnapshotManifest)
 
+    def _is_signed(self, manifest: SnapshotManifest) -> bool:
+        """By the public key; without one everything is taken for so, and said not to be checked."""
+        return self._key is None or tensors.verify(manifest, self._key)
+
     def _shown(self, published: Published, others: list[str]) -> SnapshotShown:
         entry, manifest = published
         signature = "not checked: set HEADRACE_PUBLIC_KEY or give --public-key"
         if not manifest.signature:
             signature = "wrong" if self._key is not None else "none"
         elif self._key is not None:
-            signature = "valid" if tensors.verify(manifest, self._key) else "wrong"
+            signature = "valid" if self._is_signed(manifest) else "wrong"
         return SnapshotShown(
             version=manifest.version,
             sha256=manifest.sha256.hex(),

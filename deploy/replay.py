@@ -130,32 +130,42 @@ def _make(device: str) -> Callable[[Task], RowLearner]:
 
 
 def _manifest(settings: LearnerSettings, registry: Registry, version: int) -> SnapshotManifest:
-    """The first manifest of a version of the channel: the one that readers took. Raises UserError for none."""
+    """The first manifest of a version of the channel: the one that readers took. Raises UserError for none.
+
+    With a public key only those count that it signed: no other hides them, nor ends the search.
+    """
     name = topic(settings.namespace, "snapshots")
+    key = load_public_key(settings.public_key) if settings.public_key is not None else None
     first, start = reading.span_of(settings, name, 0)
     step, lowest, highest = STEP, 0, 0
     found: SnapshotManifest | None = None
+    is_forged = False
     while start > first and (found is None or lowest >= version):
         start, stop, step = max(first, start - step), start, 4 * step
-        part = list(_manifests(settings, registry, name, start, stop))
+        part = []
+        for each in _manifests(settings, registry, name, start, stop):
+            if key is None or tensors.verify(each, key):
+                part.append(each)
+            elif each.version == version:
+                is_forged = True
         found = next((each for each in part if each.version == version), found)
         versions = [each.version for each in part]
         lowest, highest = min(versions, default=lowest), max([*versions, highest])
         if found is None and versions and lowest < version:
             break
-    if found is None:
-        there = f"published are {lowest} to {highest}, not all of them" if highest else "none is"
-        raise UserError(
-            f"version {version} was never published in {name} (channel {settings.channel}; {there})",
-            "a learner in catch-up publishes only its newest cut: take a version that `headrace status` or a decision "
-            "names",
-        )
-    if settings.public_key is not None and not tensors.verify(found, load_public_key(settings.public_key)):
+    if found is not None:
+        return found
+    if is_forged:
         raise UserError(
             f"the manifest of version {version} is not signed with {settings.public_key}",
             "name the key that the learner signs with, or do not trust this manifest",
         )
-    return found
+    there = f"published are {lowest} to {highest}, not all of them" if highest else "none is"
+    raise UserError(
+        f"version {version} was never published in {name} (channel {settings.channel}; {there})",
+        "a learner in catch-up publishes only its newest cut: take a version that `headrace status` or a decision "
+        "names",
+    )
 
 
 def _manifests(

@@ -107,7 +107,14 @@ class Loop:
             self._topic_id = identity.topic_id
             described = environment.describe(settings.threads, device)
             restored = restore(
-                settings, self._registry, self._definitions, namespace, identity, described, make or _make(device)
+                settings,
+                self._registry,
+                self._definitions,
+                namespace,
+                identity,
+                described,
+                key.public_key(),
+                make or _make(device),
             )
             self._begin(restored, key)
             return self._serve()
@@ -243,9 +250,7 @@ class Loop:
             self._uploads.saw(manifest, time_ms)
 
     def _is_behind(self) -> bool:
-        if (
-            self._merge.is_held
-        ):  # what lies behind a fork is never read: nothing newer comes that an upload could wait for
+        if self._merge.is_held:  # what lies behind a fork is never taken: an upload would wait for nothing
             return False
         times_ms, offsets = self._merge.times_ms, self._merge.next_offsets
         slowest = times_ms.index(min(times_ms))

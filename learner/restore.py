@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from learner import checkpoint, environment
 from learner.checkpoint import Checkpoint
@@ -52,9 +53,13 @@ def restore(
     namespace: Namespace,
     identity: TopicIdentity,
     described: dict[str, str],
+    key: Ed25519PublicKey,
     make: Callable[[Task], RowLearner],
 ) -> Restored:
-    """Begin at the newest good checkpoint of this log, else anew. Raises UserError."""
+    """Begin at the newest good checkpoint of this log, else anew. Raises UserError.
+
+    Of what is published only that is believed which `key`, the learner's own, has signed.
+    """
     rules = CutRules(namespace.bucket_ms, namespace.publish_ms, settings.publish_bytes_per_s)
     described = described | {
         "bucket_ms": str(rules.bucket_ms),
@@ -74,7 +79,7 @@ def restore(
     before: dict[str, str] = {}
     if found is None:
         positions = first_positions(settings, registry, identity.num_partitions)
-        published = read_published(settings, registry, settings.channel, 0)
+        published = read_published(settings, registry, settings.channel, key, 0)
         learner.cut = start_of(positions, published)
         newest = published.newest
         if newest is not None and newest.environment.get(GENESIS) == learner.cut.genesis:
@@ -82,7 +87,7 @@ def restore(
     else:
         before = found.document["environment"]
         positions = of_checkpoint(found, learner, registry)
-        published = read_published(settings, registry, settings.channel, learner.cut.version)
+        published = read_published(settings, registry, settings.channel, key, learner.cut.version)
         cut = _rebased(learner.cut, published)
         if cut != learner.cut:
             learner.cut, learner.last = cut, None

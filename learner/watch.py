@@ -15,8 +15,7 @@ from confluent_kafka import Consumer, TopicPartition
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from learner.consume import QUIET, Received, received
-from schemas import weights as tensors
-from schemas.codec import BadRecord, decode
+from learner.own import Foreign, own_manifest
 from schemas.records import SnapshotManifest
 from schemas.registry import Registry
 from schemas.settings import CommonSettings
@@ -78,17 +77,10 @@ class ManifestWatch:
     def _own(self, came: Received) -> SnapshotManifest | None:
         """The manifest if it is one of this channel, signed by the own key. Raises RegistryUnavailable."""
         try:
-            manifest = decode(came.payload, self._registry, expect=SnapshotManifest)
-        except BadRecord as error:
-            self._say(came.offset, str(error))
+            return own_manifest(came.payload, self._registry, self._channel, self._key)
+        except Foreign as foreign:
+            self._say(came.offset, str(foreign))
             return None
-        assert isinstance(manifest, SnapshotManifest)
-        if manifest.channel != self._channel:
-            return None
-        if not tensors.verify(manifest, self._key):
-            self._say(came.offset, f"version {manifest.version} is not signed with this learner's key")
-            return None
-        return manifest
 
     def _say(self, offset: int, what: str) -> None:
         now_s = time.monotonic()
