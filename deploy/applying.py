@@ -13,6 +13,7 @@ from confluent_kafka import Producer
 
 from deploy import reading, topics
 from deploy.definitions import Definitions, read_definitions
+from learner.manifest_size import MANIFEST_BYTES_MAX, bytes_at_most
 from schemas.codec import encode
 from schemas.errors import UserError
 from schemas.records import TaskRecord
@@ -38,6 +39,7 @@ def apply(settings: CommonSettings, project: Project, retire: tuple[str, ...] = 
     standing = read_definitions(settings)
     _refuse_other_partitions(standing, project)
     _refuse_other_draw_key(standing, project)
+    refuse_too_many_tasks(standing, project, retire)
     project = with_draw_key(standing, project)
     changes = topics.apply(settings, topics.project_with(project, standing.table))
     records = [*wanted_records(standing, project), *_retired(standing, retire)]
@@ -109,6 +111,26 @@ def _refuse_other_draw_key(standing: Definitions, project: Project) -> None:
             f"namespace {project.namespace.name} draws with another key than the file's namespace.draw_key",
             "leave draw_key out to go on with the applied one; another key needs a new namespace",
         )
+
+
+def refuse_too_many_tasks(standing: Definitions, project: Project, retire: tuple[str, ...]) -> None:
+    """The learner names every task of every partition in one message; raises UserError when that could not hold them.
+
+    What makes a namespace smaller, or leaves it as it is, is always taken.
+    """
+    before = {task.name for task in standing.table.current}
+    after = (before | {task.name for task in project.tasks}) - set(retire)
+    partitions = project.namespace.partitions
+    size_bytes = bytes_at_most(partitions, len(after))
+    if size_bytes <= MANIFEST_BYTES_MAX or len(after) <= len(before):
+        return
+    room = max((n for n in range(len(after)) if bytes_at_most(partitions, n) <= MANIFEST_BYTES_MAX), default=0)
+    raise UserError(
+        f"{len(after)} tasks in {partitions} partitions are too many for one namespace: the learner's manifest would "
+        f"take up to {size_bytes} bytes, expected at most {MANIFEST_BYTES_MAX}, the size of a message",
+        f"declare at most {room} tasks here and the others in another namespace, or use a new namespace with fewer "
+        "partitions",
+    )
 
 
 def _retired(standing: Definitions, names: tuple[str, ...]) -> list[TaskRecord]:

@@ -101,8 +101,8 @@ CATALOGUE = (
         "headrace_learner_publish_failures",
         "counter",
         "snapshots",
-        "Uploads that failed and were tried again.",
-        "See whether the broker is healthy and its disk not full.",
+        "Uploads that failed and were tried again, or whose manifest is too large for a message.",
+        "See whether the broker is healthy and its disk not full; a manifest that is too large is named in the log.",
     ),
     Metric(
         "headrace_learner_equivocations",

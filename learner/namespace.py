@@ -189,6 +189,24 @@ class NamespaceLearner:
             return False
         return at_ms > definition.retired_ms + definition.task.reward.window_ms + RETIRE_GRACE_MS
 
+    def _trained(self, taken: tuple[Position, ...], end_ms: int) -> tuple[TrainedPosition, ...]:
+        """Without the chains of definitions that are gone: they hold nothing of this snapshot, and would pile up."""
+        found = {fingerprint: self._find(fingerprint) for position in taken for fingerprint, _ in position.hwm}
+        gone = {key for key, each in found.items() if each is not None and self._is_gone(each, end_ms)}
+        return tuple(
+            TrainedPosition(
+                position.partition,
+                position.offset,
+                position.time_ms,
+                tuple(
+                    ChainPosition(fingerprint, kind, hwm)
+                    for (fingerprint, kind), hwm in sorted(position.hwm.items())
+                    if fingerprint not in gone
+                ),
+            )
+            for position in taken
+        )
+
     def _freeze(self, end_ms: int, taken: tuple[Position, ...]) -> Snapshot:
         """Make the cut at `end_ms`."""
         self._due_ms = None
@@ -209,7 +227,7 @@ class NamespaceLearner:
             size_bytes=len(payload),
             chunk_offsets=(),
             cut_ms=end_ms,
-            trained=tuple(_trained(position) for position in taken),
+            trained=self._trained(taken, end_ms),
             chain_hash=bytes.fromhex(self.cut.chain_hash),
             cut_number=self.cut.number,
             tasks=tuple(weights),
@@ -278,8 +296,3 @@ def fits(block: TransitionBlock, task: Task) -> npt.NDArray[np.bool_]:
         right = features.num_candidates > 0
     in_row: npt.NDArray[np.bool_] = (columns.chosen < features.num_candidates[:, None]).all(1) & right
     return in_row if shapes else np.zeros(len(block), np.bool_)
-
-
-def _trained(position: Position) -> TrainedPosition:
-    chains = tuple(ChainPosition(fingerprint, kind, hwm) for (fingerprint, kind), hwm in sorted(position.hwm.items()))
-    return TrainedPosition(position.partition, position.offset, position.time_ms, chains)

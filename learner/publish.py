@@ -19,6 +19,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from learner.consume import QUIET
+from learner.manifest_size import MANIFEST_BYTES_MAX, size_of
 from learner.namespace import Snapshot
 from schemas import codec
 from schemas import weights as tensors
@@ -46,6 +47,10 @@ FAULT_POINTS = {
 
 class NotDelivered(Exception):
     """The broker did not ack within `DELIVERY_S_MAX`."""
+
+
+class TooLarge(Exception):
+    """The manifest does not fit into a message."""
 
 
 def chunks_of(payload: bytes) -> list[memoryview]:
@@ -79,6 +84,7 @@ class Publisher:
         self._busy = False
         self._stopping = False
         self._failing = False
+        self._outgrown = False
         self._producer = self._new_producer()
         self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
 
@@ -161,12 +167,18 @@ class Publisher:
         except (NotDelivered, KafkaException, BufferError) as error:
             self._failed(snapshot, error)
             return
+        except TooLarge as error:
+            self._metrics.add("headrace_learner_publish_failures")
+            if not self._outgrown:
+                self._outgrown = True
+                log.error("snapshot %d and those after it: %s", snapshot.draft.version, error)
+            return
         except Exception:  # a dead publisher must not look like a quiet one
             log.exception("snapshot %d could not be published; the next one will be tried", snapshot.draft.version)
             self._metrics.add("headrace_learner_publish_failures")
             return
-        if self._failing:
-            self._failing = False
+        if self._failing or self._outgrown:
+            self._failing = self._outgrown = False
             log.info("snapshots are published again, now version %d", snapshot.draft.version)
         self._outage.answered()
         done = time.monotonic()
@@ -197,6 +209,15 @@ class Publisher:
     def _upload(self, snapshot: Snapshot) -> None:
         name, digest = topic(self._settings.namespace, "snapshot-chunks"), snapshot.draft.sha256.hex()
         pieces = chunks_of(snapshot.payload)
+        size_bytes = size_of(snapshot.draft, len(pieces), self._registry)
+        if size_bytes > MANIFEST_BYTES_MAX:  # before any chunk is written for it
+            num_tasks, num_partitions = len(snapshot.draft.tasks), len(snapshot.draft.trained)
+            raise TooLarge(
+                f"not published, its manifest takes {size_bytes} bytes, expected at most {MANIFEST_BYTES_MAX} "
+                f"({num_tasks} tasks in {num_partitions} partitions). Learning goes on, workers serve the version "
+                "before. Remedy: retire tasks (headrace apply --retire), or divide them among namespaces of fewer "
+                "partitions"
+            )
         keys = [f"{digest}/{index}".encode() for index in range(len(pieces))]
         offsets = self._deliver(name, keys, [bytes(piece) for piece in pieces])
         manifest = signed(replace(snapshot.draft, chunk_offsets=tuple(offsets)), self._key)

@@ -22,6 +22,7 @@ from learner.consume import TopicIdentity, first_positions
 from learner.cuts import CutRules, CutState
 from learner.definitions import Definitions
 from learner.environment import GENESIS, LINEAGE_BREAK
+from learner.manifest_size import MANIFEST_BYTES_MAX, size_of
 from learner.merge import Merge, Position
 from learner.namespace import NamespaceLearner, RowLearner, Snapshot, UnknownTask
 from learner.published import Published, read_published
@@ -148,7 +149,11 @@ def _rebased(cut: CutState, published: Published) -> CutState:
 
 
 def to_checkpoint(learner: NamespaceLearner, merge: Merge, topic_id: str, registry: Registry) -> Checkpoint:
-    """Everything that decides the future, as owned copies."""
+    """Everything that decides the future, as owned copies.
+
+    A snapshot whose manifest is too large for a message is left out: it can never be uploaded (`learner.publish` says
+    so), and state that is learnt must not hang on it.
+    """
     arrays, values = learner.state()
     document: dict[str, Any] = {
         "format": 1,
@@ -157,7 +162,7 @@ def to_checkpoint(learner: NamespaceLearner, merge: Merge, topic_id: str, regist
         "learner": values,
         "positions": [_to_json(position) for position in merge.positions()],
     }
-    if learner.last is not None:
+    if learner.last is not None and size_of(learner.last.draft, 0, registry) <= MANIFEST_BYTES_MAX:
         document["draft"] = b64encode(codec.encode(learner.last.draft, registry)).decode()
         arrays["last/payload"] = np.frombuffer(learner.last.payload, np.uint8)
     return Checkpoint(arrays, document)

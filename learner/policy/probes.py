@@ -15,7 +15,8 @@ row of ten: recomputed scores must lie within `SCORE_TOLERANCE` of the reward's 
 *stored* scores must be equal exactly.
 
 Simplification: a task whose single rows exceed the byte budget travels without probes (a catalogue of 30,000 actions
-needs 360 kB a row); its weights are still covered by signature, hash, shapes and finiteness.
+needs 360 kB a row), and so do the last of more than some sixty tasks when the budget is spent; their weights are still
+covered by signature, hash, shapes and finiteness.
 
 Shape legend: N probe rows, M candidates of all rows.
 """
@@ -42,10 +43,16 @@ Serve = Callable[[FeatureColumns], F64]
 NUM_PROBES = 16
 """Rows per task: the newest learnt ones."""
 PROBES_BYTES_MAX = 256 * 1024
-"""Of all tasks together: the manifest must stay far below the broker's default message limit of 1 MiB."""
+"""Of all tasks together, header included: the manifest must stay far below the broker's default message limit of 1 MiB.
+"""
+TASK_BYTES_MIN = 4096
+"""A task's share of them, while they last: half of it is header, so with smaller shares none would get a row."""
 SCORE_TOLERANCE = 1e-4
 """Times (reward.max - reward.min)."""
 COLUMNS = names_of(FeatureColumns)
+_ENTRY_BYTES = len(f'"{"0" * 32}/":{{"data_offsets":[{1 << 18},{1 << 18}],"dtype":"F32","shape":[{10**7},{10**7}]}},')
+_FRAME_BYTES = 8 + 2 + 7
+"""Of safetensors: length, braces, padding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,12 @@ class ProbeInputs:
 
     def __len__(self) -> int:
         return len(self.features)
+
+
+def header_size() -> int:
+    """Bytes at most that one task takes in the header: name, type, shape and offsets of each of its arrays."""
+    computed = ("allowed", "scores", "integers")
+    return sum(_ENTRY_BYTES + len(name) for name in (*COLUMNS, *computed))
 
 
 def row_sizes(features: FeatureColumns) -> npt.NDArray[np.int64]:
@@ -123,11 +136,13 @@ def pack(
 ) -> bytes:
     """The manifest's ``probes`` for these weights (by fingerprint). Deterministic: tasks in fingerprint order."""
     arrays: dict[str, Array] = {}
-    budget = PROBES_BYTES_MAX // max(1, len(inputs))
-    for fingerprint in sorted(inputs):
-        fitting = within(inputs[fingerprint], budget)
+    left = PROBES_BYTES_MAX - _FRAME_BYTES
+    for index, fingerprint in enumerate(sorted(inputs)):
+        share = min(left, max(TASK_BYTES_MIN, left // (len(inputs) - index)))
+        fitting = within(inputs[fingerprint], share - header_size())
         if fitting is None:
             continue
+        left -= header_size() + int(row_sizes(fitting.features).sum())
         task, task_weights = tasks[fingerprint], weights[fingerprint]
         scores = np.asarray(network.scores(task_weights, task, fitting.features), np.float64)
         integers = explore.integers(scores, fitting.features.num_candidates, fitting.allowed, task_weights, task)

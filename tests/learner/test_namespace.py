@@ -281,3 +281,18 @@ def test_killed_at_random_moments_it_makes_the_same_cuts_with_the_same_bytes(
         assert killed.setdefault(version, snapshot) == snapshot, "made again after a restart, with other bytes"
     assert killed == whole
     assert killed[len(killed)].draft.chain_hash == whole[len(whole)].draft.chain_hash
+
+
+def test_chains_of_a_definition_that_is_gone_stand_in_no_later_manifest() -> None:
+    def chains(retired_ms: int | None) -> list[set[bytes]]:
+        known = definitions() if retired_ms is None else definitions(one=retired_ms)
+        merge = Merge(1, 100)
+        learner = learner_of(merge, known)
+        far = 1_000 + RETIRE_GRACE_MS + 2_000
+        first = [block([1], [10], fingerprint=ONE), block([1], [20], fingerprint=TWO), progress(0, 500, {ONE: 1})]
+        second = [block([2], [far], prev=1, fingerprint=TWO), progress(0, far + 1000, {TWO: 2})]
+        made = [*learner.advance(offered(merge, *first)), *learner.advance(offered(merge, *second))]
+        return [{chain.fingerprint for chain in each.draft.trained[0].chains} for each in made]
+
+    assert chains(retired_ms=None) == [{ONE, TWO}, {ONE, TWO}]
+    assert chains(retired_ms=400) == [{ONE, TWO}, {TWO}]
