@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from learner import checkpoint
+from learner import checkpoint, rebuild
 from learner.checkpoint import Checkpoint
+from learner.consume import Received
 from learner.cuts import CutState
 from learner.merge import Position
-from learner.rebuild import Goal, before, opened, starts_of
+from learner.namespace import Definition, Snapshot
+from learner.rebuild import Goal, Rebuild, Start, before, opened, starts_of
+from schemas import codec
+from schemas.blocks import TransitionBlock
 from schemas.errors import UserError
-from schemas.records import SnapshotManifest
+from schemas.records import Progress, SnapshotManifest
+from schemas.registry import FileRegistry
+from schemas.settings import CommonSettings
+from tests.learner.test_namespace import ONE, TASKS, OrderedSum
+from tests.learner.transition_rows import block, progress
 
+REGISTRY = FileRegistry()
 BEGINNING = (Position(0), Position(1))
 RULES = {"bucket_ms": "100", "publish_ms": "500", "publish_bytes_per_s": "1000"}
 
@@ -111,3 +120,61 @@ def test_a_manifest_without_rules_for_cuts_is_refused() -> None:
     assert goal_of(1).rules.publish_ms == 500
     with pytest.raises(UserError, match="does not record its rules"):
         _ = goal_of(1, publish_ms="often").rules
+
+
+class Reader:
+    """All records of a log at once, then nothing."""
+
+    def __init__(self, *log: list[TransitionBlock | Progress]) -> None:
+        self.left = [
+            Received(partition, offset, codec.encode(record, REGISTRY), 0)
+            for partition, records in enumerate(log)
+            for offset, record in enumerate(records)
+        ]
+        self.paused: set[int] = set()
+
+    def read(self, _: float) -> list[Received]:
+        given, self.left = self.left, []
+        return given
+
+    def pause_only(self, partitions: Iterable[int]) -> None:
+        self.paused = set(partitions)
+
+    def close(self) -> None:
+        pass
+
+
+def rebuilt(monkeypatch: pytest.MonkeyPatch, cut_number: int, *log: list[TransitionBlock | Progress]) -> Snapshot:
+    monkeypatch.setattr(rebuild, "TransitionsReader", lambda *_: Reader(*log))
+    monkeypatch.setattr("learner.policy.probes.pack", lambda *_: b"probes")
+    start = Start(CutState.start(BEGINNING, 0), BEGINNING)
+    known = {TASKS[0].fingerprint: Definition(TASKS[0])}
+    settings = CommonSettings(bootstrap="127.0.0.1:1", namespace="unit")
+    run = Rebuild(settings, REGISTRY, goal_of(cut_number), start, None, known.get, OrderedSum, len(log))
+    return run.run([len(records) for records in log])
+
+
+FORKED: list[TransitionBlock | Progress] = [
+    block([1, 3], [10, 20], fingerprint=ONE),
+    progress(0, 600, {ONE: 3}),
+    block([1, 4], [610, 630], fingerprint=ONE),
+    block([6], [640], prev=4, fingerprint=ONE),
+    progress(0, 5000, {ONE: 6}),
+]
+
+
+def test_what_stands_before_a_fork_is_rebuilt_and_what_stands_behind_it_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other: list[TransitionBlock | Progress] = [progress(1, 9000, {})]
+    assert rebuilt(monkeypatch, 1, FORKED, other).draft.cut_number == 1
+    with pytest.raises(UserError, match="fork in partition 0 at offset 2, before version 2's cut") as caught:
+        rebuilt(monkeypatch, 2, FORKED, other)
+    assert "take version 1 or one before it" in caught.value.remedy
+
+
+def test_a_log_that_ends_before_a_fork_could_hold_it_up_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="fork in partition 0"):
+        rebuilt(monkeypatch, 2, FORKED, [progress(1, 300, {})])
+    with pytest.raises(UserError, match="the log ends at version 1"):
+        rebuilt(monkeypatch, 2, FORKED[:2], [progress(1, 9000, {})])
