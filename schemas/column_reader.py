@@ -56,7 +56,11 @@ def _array_head(buffer: U8, position: int, items_left: int) -> tuple[int, int, i
 
 @numba.njit(cache=True, nogil=True)
 def _skip_strings(buffer: U8, position: int, count: int) -> tuple[int, int]:
-    """(position after `count` strings or -code, their bytes). Checks UTF-8: all together, singly if not ASCII."""
+    """(position after `count` strings or -code, their bytes). Checks UTF-8: all together where that is the same.
+
+    It is where every length is one byte, below 0x80: a character by itself, in which no other can begin or end. The
+    first byte of a longer length (64 and more) passes for the rest of a character that the string before it lacks.
+    """
     first, num_bytes = position, 0
     for _ in range(count):
         length, position = read_length(buffer, position, len(buffer), len(buffer))
@@ -64,7 +68,9 @@ def _skip_strings(buffer: U8, position: int, count: int) -> tuple[int, int]:
             break
         position += length
         num_bytes += length
-    if position >= 0 and utf8_end(buffer, first, position) < 0:  # lengths of 64 and more look like bytes of UTF-8
+    if position >= 0 and position - first == count + num_bytes:
+        position = utf8_end(buffer, first, position)
+    elif position >= 0:
         after = first
         for _ in range(count):
             length, after = read_long(buffer, after, len(buffer))

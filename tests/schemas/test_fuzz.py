@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas import codec
+from schemas.arrays import Strings
 from schemas.bounds import BadRecord
 from schemas.columns import sound_rows
 from schemas.registry import FileRegistry
@@ -34,6 +35,9 @@ def survives(payload: bytes) -> None:
         else:
             if hasattr(message, "columns"):
                 sound_rows(message)
+            for name in getattr(message, "__slots__", ()):
+                if isinstance(column := getattr(message, name), Strings):
+                    column.tolist()
 
 
 @settings(max_examples=200)
