@@ -5,8 +5,10 @@ ends the process with SIGSEGV on a deeply nested record, and an array of nulls s
 Neither gets past `check`: it follows the writer's schema as a flat program with an explicit stack, in numba, and
 every length, count, index and number is compared with what is left of the message before it is believed.
 
-Deliberate simplification: an item of an array takes at least one byte of the budget even if it has none on the wire
-(null, empty records); a message can therefore not hold more of them than `LIMITS.num_items_max`.
+What has bytes is limited by the message. What needs none is counted, or a short schema would make any number of it
+out of an empty message: items of arrays and maps, records (four records of four records each, and so on), nulls that
+are no choice. Together they may not exceed a budget, `LIMITS.num_record_items_max`; each counts once, a record that is
+an item too, and the outermost value not at all.
 """
 
 from __future__ import annotations
@@ -129,11 +131,15 @@ def _read_block_head(buffer: U8, position: int, items_left: int, fewest_bytes: i
 def _walk(
     buffer: U8, position: int, nodes: I64, children: I64, depth_max: int, num_items_max: int, finite: bool
 ) -> tuple[int, int, int]:
-    """(code, byte, node) of the first thing that is wrong, code 0 for none. An explicit stack: no recursion."""
+    """(code, byte, node) of the first thing that is wrong, code 0 for none. An explicit stack: no recursion.
+
+    The time is bounded too: some steps for each byte and for each of the `num_items_max` values that need none.
+    """
     frame_node = np.empty(depth_max, np.int64)
     frame_left = np.empty(depth_max, np.int64)  # items left in the block; for a record the next field
     frame_end = np.empty(depth_max, np.int64)
     top, node, reading, items_left = -1, 0, True, num_items_max
+    is_counted = True  # the value that is read next: the outermost is free, an item counts with its block
     while reading or top >= 0:
         if reading:
             op = nodes[node, 0]
@@ -144,8 +150,13 @@ def _walk(
                 if branch < 0 or branch >= nodes[node, 2]:
                     return BAD_UNION, position, node
                 position, node = after, children[nodes[node, 1] + branch]
+                is_counted |= nodes[node, 0] < UNION  # no record: the choice itself had a byte
                 continue
             reading = False
+            if not is_counted and (op == RECORD or nodes[node, 3] == 0):
+                if items_left == 0:
+                    return TOO_MANY_ITEMS, position, node
+                items_left -= 1
             if op >= ARRAY:
                 top += 1
                 if top == depth_max:
@@ -164,7 +175,7 @@ def _walk(
                 top -= 1
                 continue
             frame_left[top] = index + 1
-            node, reading = children[nodes[parent, 1] + index], True
+            node, reading, is_counted = children[nodes[parent, 1] + index], True, False
             continue
         item = children[nodes[parent, 1]]
         if frame_left[top] == 0:
@@ -185,7 +196,7 @@ def _walk(
             if after < 0:
                 return -after, position, parent
             position = after
-        node, reading = item, True
+        node, reading, is_counted = item, True, True
     return (TRAILING_BYTES if position < len(buffer) else 0), position, 0
 
 

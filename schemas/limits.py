@@ -22,7 +22,8 @@ class Limits:
     num_items_max: int = 1 << 20
     """Items of all arrays and maps of a message: every real item takes a byte, so a message cannot hold more."""
     num_record_items_max: int = 1 << 18
-    """The same for messages that become Python objects (≈ 250 bytes an item): 64 MiB at the very worst."""
+    """The same for messages that become Python objects, counted with the records and nulls that need no byte either
+    (`schemas.bounds`): ≈ 200 bytes each, and 64 for each byte of the message, 128 MiB at the very worst."""
     depth_max: int = 32
     """Nesting of records, arrays and maps; ours need 5, an order of a shop 10; C decoders recurse, so it is small."""
     id_bytes_max: int = 64

@@ -65,6 +65,45 @@ def test_a_record_that_contains_itself_without_a_choice_ends_at_the_limit() -> N
     assert refused(schema, b"") == "too-deep"
 
 
+def record(name: str, *types: Any) -> dict[str, Any]:
+    return {"type": "record", "name": name, "fields": [{"name": f"f{i}", "type": each} for i, each in enumerate(types)]}
+
+
+def rows_of(*types: Any) -> dict[str, Any]:
+    return {"type": "array", "items": record("Row", *types)}
+
+
+def test_records_that_multiply_without_a_byte_are_counted() -> None:
+    schema = record("R0")
+    for depth in range(1, 15):
+        schema = record(f"R{depth}", schema, *[f"R{depth - 1}"] * 3)
+    assert refused(schema, b"") == "too-many-items"
+
+
+def test_records_behind_a_choice_are_counted() -> None:
+    tree = record("Tree", ["null", "Tree"], ["null", "Tree"])
+    body = b"\0\0"
+    for _ in range(18):
+        body = b"\2" + body + b"\2" + body  # 2**19 - 1 records in twice as many bytes
+    assert refused(tree, body) == "too-many-items"
+
+
+def test_fields_without_a_byte_are_counted() -> None:
+    schema = rows_of(*["null"] * 60)
+    check(view_of(written("long", 4000) + b"\0"), 0, compile_schema(schema))
+    assert refused(schema, written("long", 5000) + b"\0") == "too-many-items"
+
+
+def test_a_record_that_is_an_item_counts_once() -> None:
+    num = LIMITS.num_record_items_max
+    check(view_of(written("long", num) + b"\2" * num + b"\0"), 0, compile_schema(record("Rows", rows_of("int"))))
+
+
+def test_fields_that_have_bytes_are_limited_by_the_message_alone() -> None:
+    schema = rows_of(*[["null", "string"], "string", {"type": "array", "items": "int"}] * 100)
+    check(view_of(written("long", 3000) + b"\0" * 900_000 + b"\0"), 0, compile_schema(schema))
+
+
 def test_a_schema_nested_too_deep_is_refused_itself() -> None:
     schema: Any = "null"
     for _ in range(1000):
