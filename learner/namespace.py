@@ -28,6 +28,7 @@ from schemas.blocks import FLAG_CLIPPED, TransitionBlock
 from schemas.decision_columns import FeatureColumns
 from schemas.records import ChainPosition, SnapshotManifest, TrainedPosition
 from schemas.task import Task
+from schemas.task_shape import Shape
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -285,14 +286,10 @@ class NamespaceLearner:
 
 
 def fits(block: TransitionBlock, task: Task) -> npt.NDArray[np.bool_]:
-    """(N,) rows that the task's learner can take: the task's widths and catalogue, a choice among the candidates."""
-    columns, features = block.columns, block.columns.features
-    shapes = features.context.shape[1] == task.context.width and columns.num_slots == task.num_slots
-    if task.actions:
-        shapes = shapes and columns.catalogue == task.catalogue
-        right = features.num_candidates == len(task.actions)
-    else:
-        shapes = shapes and not columns.catalogue and features.actions.shape[1] == task.action.width
-        right = features.num_candidates > 0
-    in_row: npt.NDArray[np.bool_] = (columns.chosen < features.num_candidates[:, None]).all(1) & right
-    return in_row if shapes else np.zeros(len(block), np.bool_)
+    """(N,) rows that the task's learner can take: the columns that the task has, a choice among the candidates."""
+    if not Shape.of(task).fits(block.columns):
+        return np.zeros(len(block), np.bool_)
+    num_candidates = block.columns.features.num_candidates
+    right = num_candidates == len(task.actions) if task.actions else num_candidates > 0
+    in_row: npt.NDArray[np.bool_] = (block.columns.chosen < num_candidates[:, None]).all(1) & right
+    return in_row

@@ -21,7 +21,7 @@ from schemas.errors import UserError
 from schemas.keys import action_key
 from schemas.records import NO_TIME_MS, DefinitionPosition
 from schemas.task import AGGREGATES, DEDUPE_MS_MIN, Task, TaskTable
-from streams.join_intake import Shape
+from schemas.task_shape import Shape
 
 NUM_NAMES_MAX = 128
 """Task names per partition: a pending outcome has one bit for each."""

@@ -7,7 +7,7 @@ block it leaves in; a block that contradicts its task's definition gets harmless
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from schemas.blocks import DecisionBlock
 from schemas.columns import sound_rows
 from schemas.decision_columns import PROPENSITY_ONE, DecisionColumns, FeatureColumns
 from schemas.task import Task
+from schemas.task_shape import Shape
 
 _FEATURES = tuple(each.name for each in fields(FeatureColumns))
 _DECISIONS = tuple(each.name for each in fields(DecisionColumns) if each.name not in ("features", "catalogue"))
@@ -41,31 +42,6 @@ class Intake(NamedTuple):
     are compared with."""
     sound: Bools
     """(N,)"""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What the blocks of a definition must look like."""
-
-    num_slots: int
-    context_width: int
-    action_width: int
-    catalogue: bytes
-    catalogue_size: int
-
-    @classmethod
-    def of(cls, task: Task) -> Shape:
-        """The shape that `task` declares."""
-        return cls(task.num_slots, task.context.width, task.action.width, task.catalogue, len(task.actions))
-
-    def fits(self, columns: DecisionColumns) -> bool:
-        """Whether slots, feature widths and catalogue are those of the definition."""
-        features = columns.features
-        if columns.chosen.shape[1] != self.num_slots or features.context.shape[1] != self.context_width:
-            return False
-        if columns.catalogue:
-            return columns.catalogue == self.catalogue and not len(features.actions)
-        return len(features.action_keys) > 0 and features.actions.shape[1] == self.action_width
 
 
 def take_in(block: DecisionBlock, task: Task, shape: Shape) -> Intake:

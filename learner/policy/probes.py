@@ -36,6 +36,7 @@ from schemas.arrays import F64
 from schemas.decision_columns import DecisionColumns, FeatureColumns
 from schemas.frozen import names_of
 from schemas.task import Task
+from schemas.task_shape import Shape
 
 Array = npt.NDArray[Any]
 Serve = Callable[[FeatureColumns], F64]
@@ -218,30 +219,25 @@ def _fits(features: FeatureColumns, task: Task) -> bool:
     num_candidates = features.num_candidates
     if num_candidates.dtype != np.int32 or num_candidates.ndim != 1 or (num_candidates < 0).any():
         return False
-    num_rows, total = len(num_candidates), int(num_candidates.sum(dtype=np.int64))
-    if task.actions:
-        fits = bool((num_candidates == len(task.actions)).all())
-    else:
-        fits = features.actions.shape == (total, task.action.width) and features.actions.dtype == np.float32
-    context = features.context
+    if task.actions and not (num_candidates == len(task.actions)).all():
+        return False
     x = features.context_token_counts, features.context_tokens, features.context_token_values
     a = features.action_token_counts, features.action_tokens, features.action_token_values
     return (
-        fits
-        and context.shape == (num_rows, task.context.width)
-        and context.dtype == np.float32
-        and _tokens_fit(*x, num_rows)
-        and _tokens_fit(*a, 0 if task.actions else total)
+        Shape.of(task).fits_features(features, int(num_candidates.sum(dtype=np.int64)))
+        and features.context.dtype == features.actions.dtype == np.float32
+        and features.action_keys.dtype == np.uint64
+        and _tokens_fit(*x)
+        and _tokens_fit(*a)
     )
 
 
-def _tokens_fit(counts: Array, tokens: Array, values: Array, num_owners: int) -> bool:
-    """Whether the counts, of every owner or none, name exactly the tokens that are there."""
+def _tokens_fit(counts: Array, tokens: Array, values: Array) -> bool:
+    """Whether the counts name exactly the tokens that are there."""
     num_tokens = int(counts.sum(dtype=np.int64))
     return (
         counts.dtype == tokens.dtype == np.int32
         and values.dtype == np.float32
-        and counts.shape in ((num_owners,), (0,))
         and tokens.shape == values.shape == (num_tokens,)
         and bool((counts >= 0).all())
     )

@@ -33,8 +33,10 @@ name = "made-up"
 name = "{name}"
 [tasks.context]
 x = {{ kind = "vector", size = 3 }}
+words = {{ kind = "text" }}
 [tasks.action]
 a = {{ kind = "vector", size = 2 }}
+words = {{ kind = "text" }}
 [tasks.reward]
 window = "1s"
 [tasks.reward.outcomes.click]
@@ -177,6 +179,27 @@ def test_rows_that_do_not_fit_their_definition_are_counted_and_spoil_no_other() 
     assert len(list(learner.advance(merge))) == 1
     assert learner.num_rows == {ONE.hex(): 2}
     assert learner.num_unfit == 3
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("actions",),
+        ("action_keys",),
+        ("context_token_counts", "context_tokens", "context_token_values"),
+        ("action_token_counts", "action_tokens", "action_token_values"),
+    ],
+)
+def test_rows_that_lack_columns_of_their_task_are_not_learnt(names: tuple[str, ...]) -> None:
+    merge = Merge(1, 100)
+    learner = learner_of(merge)
+    first = block([1, 2], [10, 20], fingerprint=ONE)
+    left: dict[str, Any] = {name: getattr(first.columns.features, name)[:0] for name in names}
+    columns = replace(first.columns, features=replace(first.columns.features, **left))
+    rest = block([3, 4], [30, 40], prev=2, fingerprint=ONE)
+    offered(merge, replace(first, columns=columns), rest, progress(0, 2000, {ONE: 4}))
+    assert len(list(learner.advance(merge))) == 1
+    assert (learner.num_rows, learner.num_unfit) == ({ONE.hex(): 2}, 2)
 
 
 def clipped(rows: TransitionBlock, *flags: int) -> TransitionBlock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,10 @@ def policy(seed: int = 1) -> Arrays:
 
 
 def rows(count: int) -> Any:
-    return block(list(range(count)), list(range(count))).columns
+    """Decisions of `TASK`, which has no tokens."""
+    columns = block(list(range(count)), list(range(count))).columns
+    none: dict[str, Any] = {name: getattr(columns.features, name)[:0] for name in probes.COLUMNS if "token" in name}
+    return replace(columns, features=replace(columns.features, **none))
 
 
 def packed(count: int = 40, weights: Arrays | None = None) -> bytes:
@@ -77,6 +81,16 @@ def test_probes_whose_token_counts_are_too_high_are_not_computed() -> None:
     arrays, _ = tensors.unpack(packed())
     changed = {name: np.array(array) for name, array in arrays.items()}
     changed[f"{FINGERPRINT.hex()}/context_token_counts"] = np.full(16, 1 << 30, np.int32)
+    reason = probes.check(tensors.pack(changed, {}), TASKS, {FINGERPRINT: policy()})
+    assert reason is not None
+    assert "do not fit the task" in reason
+
+
+@pytest.mark.parametrize("name", ["action_keys", "actions"])
+def test_probes_that_lack_a_column_of_the_task_are_not_computed(name: str) -> None:
+    arrays, _ = tensors.unpack(packed())
+    changed = {name: np.array(array) for name, array in arrays.items()}
+    changed[f"{FINGERPRINT.hex()}/{name}"] = changed[f"{FINGERPRINT.hex()}/{name}"][:0]
     reason = probes.check(tensors.pack(changed, {}), TASKS, {FINGERPRINT: policy()})
     assert reason is not None
     assert "do not fit the task" in reason
