@@ -58,7 +58,7 @@ class SideColumns:
     errors: Mapping[int, SideError]
     """By owner; the columns of these owners mean nothing."""
     num_cut: int = 0
-    """Texts cut at `schemas.text.LENGTH_MAX` characters."""
+    """Texts cut: longer than `schemas.text.LENGTH_MAX` characters, or with more marks on a letter than are read."""
     num_dropped: int = 0
     """Owners that had more tokens than the side allows."""
 

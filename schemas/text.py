@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from unicodedata import ucd_3_2_0
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +23,9 @@ from numba import njit
 
 from schemas.arrays import F32, I32, empty
 from schemas.decision_columns import TEXT_TOKEN
+from schemas.text_composition import LENGTH_MAX, composed
 from schemas.text_folding import SIZE, folding
 
-LENGTH_MAX = 4096
-"""Characters of a text that are read; the rest is cut off and counted."""
 GRAM = 4
 """Characters of a 4-gram."""
 
@@ -61,6 +59,8 @@ class Pieces:
     modes: list[int]
     """AS_IT_STANDS, WORDS or WORDS_COUNTED, plus TEXT_TOKEN when idf applies."""
     strings: list[str]
+    num_cut: int = 0
+    """Strings that were cut before they were composed and do not show it by their length."""
 
     @classmethod
     def none(cls) -> Pieces:
@@ -72,7 +72,10 @@ class Pieces:
         self.owners.append(owner)
         self.seeds.append(seed)
         self.modes.append(mode)
-        self.strings.append(string if string.isascii() else ucd_3_2_0.normalize("NFC", string))
+        if not string.isascii():
+            string, is_whole = composed(string)
+            self.num_cut += not is_whole and (mode & 3 == AS_IT_STANDS or len(string) <= LENGTH_MAX)
+        self.strings.append(string)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ class Tokens:
     values: F32
     """(T,) 1, or how often the token occurs."""
     num_cut: int
-    """Texts that were longer than `LENGTH_MAX`."""
+    """Texts that were longer than `LENGTH_MAX`, or than `schemas.text_composition` allows."""
     num_dropped: int
     """Owners that had more tokens than allowed."""
 
@@ -107,7 +110,7 @@ def tokens_of(pieces: Pieces, num_owners: int, num_tokens_max: int) -> Tokens:
         num_tokens_max,
         folding(),
     )
-    return Tokens(counts, ids, values, num_cut, num_dropped)
+    return Tokens(counts, ids, values, pieces.num_cut + num_cut, num_dropped)
 
 
 def tokens_of_text(feature: str, text: str) -> Sequence[int]:

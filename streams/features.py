@@ -47,7 +47,7 @@ class Encoded:
     errors: tuple[BadFeatures, ...]
     """The other requests, in order."""
     num_cut: int
-    """Texts longer than `schemas.text.LENGTH_MAX` characters."""
+    """Texts cut: longer than `schemas.text.LENGTH_MAX` characters, or with more marks on a letter than are read."""
     num_dropped: int
     """Contexts and candidates that had more tokens than their side allows."""
 
