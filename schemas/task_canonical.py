@@ -49,7 +49,7 @@ def parse_file(text: str, where: str) -> Project:
     """The project of a file's text; `where` names the file in errors. Raises UserError."""
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # of TOML itself, a number of 5,000 digits, 1,000 brackets
         raise UserError(
             f"{where} is no TOML: {error}", "correct the line named; https://toml.io shows the syntax"
         ) from error
@@ -120,6 +120,8 @@ def _check(table: type[SomeTable], raw: Any, where: str) -> SomeTable:
         return table.model_validate(raw)
     except ValidationError as error:
         raise user_error(error, raw, where) from error
+    except RecursionError as error:
+        raise UserError(f"{where} is nested too deep to be read", "take out what stands in so many brackets") from error
 
 
 def _json(canonical: str, where: str) -> Any:

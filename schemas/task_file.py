@@ -13,9 +13,9 @@ import sys
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-import jmespath
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
+from schemas.expressions import check_expression
 from schemas.file_errors import did_you_mean
 
 DURATION_MS_MAX = 400 * 86_400_000
@@ -42,10 +42,7 @@ def duration_ms(value: object) -> int:
 def _expression(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError("expected a jmespath expression as text")
-    try:
-        jmespath.compile(value)
-    except jmespath.exceptions.JMESPathError as error:
-        raise ValueError(f"expected a jmespath expression: {' '.join(str(error).split())}") from error
+    check_expression(value)
     return value
 
 

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from schemas.comparison import Comparison, Operand, parse_comparison
 from schemas.decision_columns import FeatureColumns
+from schemas.expressions import FAILURES
 from schemas.records import DecisionRequest, Vector
 from schemas.task import Guardrail, Task
 
@@ -114,7 +115,7 @@ def _by_expression(text: str) -> Judge:
         }
         try:
             return expression.search(document) is True
-        except jmespath.exceptions.JMESPathError:
+        except FAILURES:
             return False
 
     return judge

@@ -10,9 +10,9 @@ from decimal import Decimal
 from typing import Any
 
 import jmespath
-from jmespath.exceptions import JMESPathError
 
 from schemas.bounds import LIMITS, BadRecord, Limits
+from schemas.expressions import FAILURES
 from schemas.intake import outcome_of
 from schemas.records import Outcome
 from schemas.task import FieldRule, Source
@@ -59,7 +59,7 @@ class SourceMapping:
     def _found(self, name: str, path: Any, event: Any) -> Any:
         try:
             return path.search(event)
-        except JMESPathError as error:
+        except FAILURES as error:
             raise BadRecord("wrong-type", f"{name}: {error}") from error
 
 

@@ -230,6 +230,27 @@ def test_a_guardrail_must_be_a_comparison_or_a_jmespath(guardrail: str, expected
     assert expected in refusal(changed("action.stock > 0", guardrail, RICH))
 
 
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("a" * 1001, "expected a jmespath expression of at most 1000 characters, it has 1001"),
+        ("(" * 65 + "a" + ")" * 65, "expected a jmespath expression nested at most 64 deep"),
+        ("!" * 900 + "a", "expected a jmespath expression nested at most 64 deep"),
+    ],
+)
+def test_an_expression_that_is_too_large_is_named_by_its_key(expression: str, expected: str) -> None:
+    found = refusal(changed("action.stock > 0", expression, RICH))
+    assert expected in found
+    assert "tasks[0].guardrails[0].allow_if" in found
+    source = f'[[sources]]\ntopic = "t"\ntype = "order"\nsubject = {{ path = "{expression}" }}\n'
+    assert f"sources[0].subject.path: {expected}" in refusal(TASK + source)
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 3000, "a = 1" + "0" * 5000])
+def test_a_file_that_the_reader_of_toml_gives_up_on_is_a_user_error(text: str) -> None:
+    assert "headrace.toml is no TOML" in refusal(text)
+
+
 def test_a_feature_of_an_action_that_nothing_knows_is_refused() -> None:
     assert "has the feature 'prce'" in refusal(changed("price = 99", "prce = 99", RICH))
 

@@ -61,6 +61,13 @@ def test_a_guardrail_allows_what_its_condition_yields_true_for(rule: str, expect
     assert allowed(task_with(rule), request(A, B, C, budget=10.0, embedding=Vector.of(1.0))) == expected
 
 
+@pytest.mark.parametrize(
+    "rule", ["contains(subject, context.n)", "context.list[0:1:0] == `1`", "ceil(context.n) > `1`"]
+)
+def test_what_python_cannot_evaluate_is_not_allowed(rule: str) -> None:
+    assert allowed(task_with(rule), request(A, B, n=float("inf"), list=["x"])) == [False, False]
+
+
 def test_all_guardrails_must_be_met() -> None:
     task = task_with("action.stock >= 0", "action.price > 10")
     assert allowed(task, request(A, B, C)) == [False, True, False]

@@ -289,6 +289,15 @@ def test_an_event_that_is_no_outcome_has_a_reason(value: bytes | None, reason: s
     assert len(rows_of(found)) == 1
 
 
+def test_an_event_that_a_path_cannot_be_evaluated_for_is_of_the_wrong_type() -> None:
+    source = 'subject = { path = "user" }\ntype = "seen"\nwhere = "contains(page, part)"\n'
+    found = mapped(
+        [b'{"user": "ada", "page": "home", "part": 1}', b'{"user": "ada", "page": "home", "part": "o"}'], source
+    )
+    assert [(refused.index, refused.reason) for refused in found.refused] == [(0, "wrong-type")]
+    assert rows_of(found).keys() == {102}
+
+
 def test_a_batch_without_a_good_record_gives_no_block() -> None:
     found = native([b"no", None])
     assert found.blocks == []
