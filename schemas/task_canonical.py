@@ -194,7 +194,9 @@ def _feature(name: str, options: dict[str, Any]) -> Feature:
 
 def _reward(table: RewardTable, reply: str, where: str) -> Reward:
     types = tuple(
-        OutcomeType(name, rule.aggregate, rule.weight, rule.window or table.window, rule.binary)
+        OutcomeType(
+            name, rule.aggregate, rule.weight, rule.window or table.window, rule.binary
+        )
         for name, rule in sorted(table.outcomes.items())
     )
     window_ms = max(kind.window_ms for kind in types)
@@ -220,8 +222,9 @@ def _bounds(table: RewardTable, types: tuple[OutcomeType, ...], where: str) -> t
         raise UserError(
             f'{where}: reward.min and reward.max are required: outcome "{loose.name}" (aggregate {loose.aggregate}'
             f"{', binary' if loose.binary else ''}) has no bounds of its own",
-            "give both; they may be wide, but one reward far outside the usual would spoil what is learnt, so it is "
-            "clipped there. With binary = true and aggregate first, last, min, max or mean they are derived",
+            "give both, near what rewards really reach: what lies beyond is clipped, and exploration grows with them "
+            "(rewards of 0 and 1 gave the best of four actions 0.998 with max = 1, 0.94 with 1e4, 0.34 with 1e6). With "
+            "binary = true and aggregate first, last, min, max or mean they are derived",
         )
     low = min(sum(min(kind.weight, 0.0) for kind in types), table.default) if table.min is None else table.min
     high = max(sum(max(kind.weight, 0.0) for kind in types), table.default) if table.max is None else table.max

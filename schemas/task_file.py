@@ -18,6 +18,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from schemas.expressions import check_expression
 from schemas.file_errors import did_you_mean
 
+AMOUNT_MAX = 1e18
+"""Bounds and weights: their squares, and sums of those, are far from the largest float32 (3.4e38), in which rewards
+are written. Exploration's own numbers stay as far from infinity."""
 DURATION_MS_MAX = 400 * 86_400_000
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)")
@@ -71,8 +74,18 @@ def _feature_value(value: object) -> object:
     raise ValueError("expected a finite number, text, true or false, a list of texts or a list of numbers")
 
 
+def _bound(value: object) -> object:
+    if type(value) in (int, float) and abs(value) > AMOUNT_MAX:  # type: ignore[operator]  # a number here
+        raise ValueError(
+            f"expected a number from -{AMOUNT_MAX:g} to {AMOUNT_MAX:g}, near what rewards really reach: what lies "
+            "beyond is clipped there, and exploration grows with the bounds"
+        )
+    return value
+
+
 Duration = Annotated[int, BeforeValidator(duration_ms), PlainSerializer(lambda ms: f"{ms}ms")]
 Expression = Annotated[str, BeforeValidator(_expression)]
+RewardBound = Annotated[float, BeforeValidator(_bound)]
 Name = Annotated[str, Field(pattern=_NAME)]
 Identifier = Annotated[str, Field(min_length=1, max_length=256)]
 FeatureName = Annotated[str, Field(min_length=1, max_length=64)]
@@ -151,7 +164,7 @@ class OutcomeTable(Table):
     """One type of outcome."""
 
     aggregate: Literal["sum", "first", "last", "min", "max", "mean", "count"]
-    weight: float = 1.0
+    weight: float = Field(default=1.0, ge=-AMOUNT_MAX, le=AMOUNT_MAX)
     window: Duration | None = None
     binary: bool = False
 
@@ -162,8 +175,8 @@ class RewardTable(Table):
     window: Duration = Field(gt=0)
     backward_window: Duration | None = None
     default: float = 0.0
-    min: float | None = None
-    max: float | None = None
+    min: RewardBound | None = None
+    max: RewardBound | None = None
     outcomes: dict[Name, OutcomeTable] = Field(min_length=1, max_length=64)
 
 
@@ -171,9 +184,9 @@ class ExplorationTable(Table):
     """How probabilities come from scores."""
 
     kind: Literal["squarecb", "epsilon", "softmax"] = "squarecb"
-    gamma: float = Field(default=10.0, gt=0)
+    gamma: float = Field(default=10.0, gt=0, le=AMOUNT_MAX)
     epsilon: float = Field(default=0.1, gt=0, le=1)
-    temperature: float = Field(default=0.1, gt=0)
+    temperature: float = Field(default=0.1, ge=1 / AMOUNT_MAX)
 
 
 class LearnerTable(Table):

@@ -34,7 +34,8 @@ class Reward:
     """Reward when no outcome came."""
     min: float
     max: float
-    """The weighted sum is clipped to [min, max]."""
+    """The weighted sum is clipped to [min, max]. Near what rewards really reach: the learner takes no spread for
+    smaller than a thousandth of max - min, and explores accordingly."""
     binary: bool
     """The reward is 0 or 1 and nothing else: the logistic cross expert applies (learning.md rule 5)."""
     types: tuple[OutcomeType, ...]

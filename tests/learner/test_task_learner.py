@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from learner import second_order
-from learner.policy import network
+from learner.policy import explore, network
 from learner.update import TaskLearner
 from schemas.blocks import TransitionBlock
 from schemas.task import Task
+from schemas.task_file import AMOUNT_MAX
 from tests.learner.learner_worlds import (
     block_of,
     catalogue_features,
@@ -146,6 +147,21 @@ def test_one_spoilt_value_does_not_spoil_the_model(value: float, row: int) -> No
     ours, theirs = (network.scores(one.weights(), task, fresh) for one in (spoilt, clean))
     assert finite(spoilt.weights())
     assert np.corrcoef(ours, theirs)[0, 1] > 0.98
+
+
+def test_the_widest_bounds_that_a_task_may_have_are_learnt_and_explored_within_as_any_others() -> None:
+    chances = []
+    for bound in (1.0, AMOUNT_MAX):
+        usual = dense_task(4, reward="").canonical
+        task = Task.from_canonical(usual.replace('"max":1.0,"min":0.0', f'"max":{bound},"min":{-bound}'))
+        assert (task.reward.min, task.reward.max) == (-bound, bound)
+        rows = dense_rows(task, 3_000, seed=8)
+        weights = learnt(task, replace(rows, rewards=(2 * rows.rewards - 1) * np.float32(bound))).weights()
+        assert finite(weights)
+        fresh = dense_rows(task, 500, seed=80).columns.features
+        scores = network.scores(weights, task, fresh)
+        chances.append(explore.integers(scores, fresh.num_candidates, np.ones(len(scores), bool), weights, task))
+    assert np.corrcoef(*chances)[0, 1] > 0.99
 
 
 def test_a_reward_of_a_million_is_clipped_and_changes_little() -> None:
