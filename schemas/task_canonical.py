@@ -195,7 +195,7 @@ def _feature(name: str, options: dict[str, Any]) -> Feature:
 def _reward(table: RewardTable, reply: str, where: str) -> Reward:
     types = tuple(
         OutcomeType(
-            name, rule.aggregate, rule.weight, rule.window or table.window, rule.binary
+            name, rule.aggregate, rule.weight, table.window if rule.window is None else rule.window, rule.binary
         )
         for name, rule in sorted(table.outcomes.items())
     )

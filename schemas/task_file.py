@@ -165,7 +165,7 @@ class OutcomeTable(Table):
 
     aggregate: Literal["sum", "first", "last", "min", "max", "mean", "count"]
     weight: float = Field(default=1.0, ge=-AMOUNT_MAX, le=AMOUNT_MAX)
-    window: Duration | None = None
+    window: Annotated[Duration, Field(gt=0)] | None = None
     binary: bool = False
 
 

@@ -220,6 +220,7 @@ def test_more_than_64_declared_values_are_hashed() -> None:
         ("binary = true", "weight = -1e19", "tasks[0].reward.outcomes.resolved.weight"),
         ('name = "support"', 'name = "support"\nexploration = { gamma = 1e19 }', "tasks[0].exploration.gamma"),
         ('name = "support"', 'name = "support"\nexploration = { temperature = 1e-308 }', "exploration.temperature"),
+        ("binary = true", 'window = "0s"', "tasks[0].reward.outcomes.resolved.window"),
         ("[[tasks]]", "[[taks]]", "unknown key 'taks'; did you mean \"tasks\"?"),
         ("[[tasks]]", "[[tasks]", "is no TOML"),
     ],
