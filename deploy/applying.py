@@ -49,6 +49,15 @@ def apply(settings: CommonSettings, project: Project, retire: tuple[str, ...] = 
     return changes + [f"{'retired' if each.retired else 'applied'} {each.kind} {each.task}" for each in records]
 
 
+def require_sources(settings: CommonSettings, project: Project) -> None:
+    """Raise `UserError` when the cluster lacks a topic of `[[sources]]`: a name that is misspelt would read nothing.
+
+    Not in `apply`: `headrace up` starts a broker that is empty, and the shop makes its topics afterwards.
+    """
+    for fault in topics.missing_sources(settings, project):
+        raise UserError(fault.message, fault.remedy)
+
+
 def wanted_records(standing: Definitions, project: Project) -> list[TaskRecord]:
     """Records that are new or changed, then the retirements of what they replace. Pure."""
     namespace = project.namespace

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it re-exports them without saying so in its types
     AdminClient,
     AlterConfigOpType,
@@ -94,10 +94,7 @@ def found(settings: CommonSettings, names: Iterable[str]) -> dict[str, Found]:
     try:
         known = client.list_topics(timeout=5).topics
     except KafkaException as error:
-        raise UserError(
-            f"no Kafka broker answers at {settings.bootstrap}",
-            "start one with `headrace broker start`, or set HEADRACE_BOOTSTRAP to your cluster",
-        ) from error
+        raise _no_broker(settings) from error
     here = [name for name in names if name in known and known[name].error is None]
     if not here:
         return {}
@@ -156,6 +153,41 @@ def check(settings: CommonSettings, project: Project) -> list[Fault]:
     """Everything about the topics that would make headrace wrong; empty when all is well."""
     want = wanted(project)
     return faults(want, found(settings, [each.name for each in want]))
+
+
+def missing_sources(settings: CommonSettings, project: Project) -> list[Fault]:
+    """Topics of `[[sources]]` that the cluster does not have: the shop's, so nothing of ours creates them.
+
+    Raises `UserError` when no broker answers. One that this user may not see is not called missing: the worker may.
+    """
+    names = [source.topic for source in project.sources]
+    if not names:
+        return []
+    result, client = [], admin(settings)  # dropped, a client would cancel its own calls
+    for name, asked in client.describe_topics(TopicCollection(names), request_timeout=5).items():
+        try:
+            asked.result(TIMEOUT_S)
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                result.append(_missing_source(settings, name))
+            elif error.args[0].code() in (KafkaError._TIMED_OUT, KafkaError._TRANSPORT):
+                raise _no_broker(settings) from error
+    return result
+
+
+def _missing_source(settings: CommonSettings, name: str) -> Fault:
+    return Fault(
+        name,
+        f"topic {name}, which [[sources]] names, is missing at {settings.bootstrap}",
+        "create it, it is the shop's and no command of headrace makes it; or correct `topic` of [[sources]]",
+    )
+
+
+def _no_broker(settings: CommonSettings) -> UserError:
+    return UserError(
+        f"no Kafka broker answers at {settings.bootstrap}",
+        "start one with `headrace broker start`, or set HEADRACE_BOOTSTRAP to your cluster",
+    )
 
 
 def faults(want: Sequence[Wanted], here: dict[str, Found]) -> list[Fault]:

@@ -12,6 +12,7 @@ from faust.types import TP
 
 from schemas.outage import Outage
 from schemas.registry import Registry
+from schemas.task import Source
 from schemas.telemetry import Metrics
 from schemas.topics import topic
 from streams.agents_ingest import IngestAgent
@@ -34,6 +35,8 @@ class Context:
     settings: WorkerSettings
     registry: Registry
     tasks: TaskFollower
+    sources: tuple[Source, ...]
+    """Foreign topics that are there to be read."""
     metrics: Metrics
     health: Health
     outage: Outage
@@ -135,8 +138,9 @@ class IngestRole:
         settings = context.settings
         self._output = Output(settings, linger_ms=settings.linger_ms, compression=settings.compression, gapless=True)
         dead_letters = DeadLetters(settings.namespace, context.registry, self._output, context.metrics)
-        self._agent = IngestAgent(context.settings, context.registry, context.tasks, self._output, dead_letters,
-                                  context.metrics, context.health, context.fail)  # fmt: skip
+        self._agent = IngestAgent(context.settings, context.registry, context.tasks.namespace.partitions,
+                                  context.sources, self._output, dead_letters, context.metrics, context.health,
+                                  context.fail)  # fmt: skip
         self.app = make_app("ingest", self._agent.topics, settings, context.outage)
         self.app.settle = self._agent.settle
         self._agent.give_up = self._give_up

@@ -20,6 +20,7 @@ from schemas.codec import encode
 from schemas.errors import UserError
 from schemas.fault_points import reach
 from schemas.registry import Registry, RegistryUnavailable
+from schemas.task import Source
 from schemas.telemetry import Metrics
 from schemas.topics import topic
 from streams.dead_letters import DeadLetters, letter_of
@@ -28,7 +29,6 @@ from streams.ingest import Ingested, ingest
 from streams.ingest_fields import SourceMapping
 from streams.journal import Output, WriteError
 from streams.settings import WorkerSettings
-from streams.tasks import TaskFollower
 from streams.transport import ColumnarApp
 from streams.transport_batch import RecordBatch
 
@@ -47,15 +47,15 @@ class IngestAgent:
     """Reads every source of the namespace. Lives on the event loop."""
 
     def __init__(
-        self, settings: WorkerSettings, registry: Registry, tasks: TaskFollower, output: Output,
-        dead_letters: DeadLetters, metrics: Metrics, health: Health, fail: Callable[[Exception], None],
+        self, settings: WorkerSettings, registry: Registry, num_partitions: int, sources: tuple[Source, ...],
+        output: Output, dead_letters: DeadLetters, metrics: Metrics, health: Health, fail: Callable[[Exception], None],
     ) -> None:  # fmt: skip
         self._registry, self._output, self._dead_letters = registry, output, dead_letters
         self._metrics, self._health, self._fail = metrics, health, fail
         self._journal = topic(settings.namespace, "journal")
-        self._num_partitions = tasks.namespace.partitions
+        self._num_partitions = num_partitions
         self._mappings: dict[str, SourceMapping | None] = {topic(settings.namespace, "outcomes"): None}
-        self._mappings.update({source.topic: SourceMapping(source) for source in tasks.sources})
+        self._mappings.update({source.topic: SourceMapping(source) for source in sources})
         self._in_flight: set[asyncio.Task[None]] = set()
         self._in_flight_bytes = 0
         self._taken: dict[str, int] = {}

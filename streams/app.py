@@ -10,6 +10,8 @@ import logging
 import os
 import signal
 import threading
+import time
+from contextlib import suppress
 
 from schemas import early_stop
 from schemas.collector import uncollected
@@ -17,9 +19,11 @@ from schemas.errors import UserError
 from schemas.last_resort import LastResort
 from schemas.outage import Outage
 from schemas.registry import Registry, open_for_service
+from schemas.task import Source
 from schemas.telemetry import MetricsServer
 from schemas.topics import topic
 from streams import quiet, spare_memory
+from streams.cluster import missing_topics
 from streams.health import Health
 from streams.metrics import worker_metrics
 from streams.settings import WorkerSettings
@@ -31,6 +35,8 @@ log = logging.getLogger(__name__)
 ROLES = ("ingest", "join")
 TASKS_READ_S = 60.0
 SOURCES_LOOK_S = 1.0
+MISSING_LOOK_S = 5.0
+"""How often a source topic that is missing is looked for."""
 
 
 def run(roles: set[str], settings: WorkerSettings) -> int:
@@ -50,7 +56,7 @@ def run(roles: set[str], settings: WorkerSettings) -> int:
         code = _Life(sorted(roles), settings, registry, outage).run()
         if code is not None:
             return code
-        log.info("the mapped source topics have changed: starting again with the new ones")
+        log.info("the source topics to be read have changed: starting again with the new ones")
 
 
 class _Life:
@@ -71,6 +77,8 @@ class _Life:
         with TaskFollower(settings, registry) as tasks:
             tasks.wait_ready(TASKS_READ_S)
             self._check_topics(tasks)
+            started_with = tasks.sources
+            sources = self._present(started_with) if "ingest" in self._roles else ()
             metrics, health = worker_metrics(), Health(settings.stall_s_max)
             server = MetricsServer(metrics, settings.metrics_host, settings.metrics_port, health.live, health.ready)
             try:
@@ -81,7 +89,7 @@ class _Life:
                 loop = faust_worker.new_loop()
 
                 faust_worker.data_folder(settings.state_dir)
-                context = agents.Context(settings, registry, tasks, metrics, health, self._outage, self._fail)
+                context = agents.Context(settings, registry, tasks, sources, metrics, health, self._outage, self._fail)
                 roles = [agents.make_role(name, context) for name in self._roles]
                 server.start()
                 log.info(
@@ -89,7 +97,9 @@ class _Life:
                     "+".join(self._roles), settings.namespace, settings.metrics_host, server.port,
                 )  # fmt: skip
                 if "ingest" in self._roles:
-                    threading.Thread(target=self._watch_sources, args=(tasks,), daemon=True).start()
+                    threading.Thread(
+                        target=self._watch_sources, args=(tasks, started_with, sources), daemon=True
+                    ).start()
                 code = faust_worker.execute([role.app for role in roles], loop, self._last_resort)
                 for role in roles:
                     role.close()
@@ -117,13 +127,30 @@ class _Life:
         ours = [topic(name, each) for each in ("outcomes", "journal", "transitions", "dead-letters")]
         require_append_time(settings, ours[:3])
         require_same_partitions(settings, ours[1:3], tasks.namespace.partitions)
-        require_same_partitions(settings, [ours[0], ours[3], *(source.topic for source in tasks.sources)], None)
+        require_same_partitions(settings, [ours[0], ours[3]], None)
 
-    def _watch_sources(self, tasks: TaskFollower) -> None:
-        """Begin anew when other sources are applied: a Faust app's topics are fixed at its start."""
-        started_with = tasks.sources
+    def _present(self, sources: tuple[Source, ...]) -> tuple[Source, ...]:
+        """Those whose topic exists. What else is read must not wait for one that is the shop's to create."""
+        missing = missing_topics(self._settings, [source.topic for source in sources])
+        for name in missing:
+            log.warning(
+                "the source topic %s is missing at %s; all else is read, and it too once it is there. Create it, or "
+                "take it out of force: headrace apply headrace.toml --retire %s",
+                name, self._settings.bootstrap, name,
+            )  # fmt: skip
+        return tuple(source for source in sources if source.topic not in missing)
+
+    def _watch_sources(self, tasks: TaskFollower, started_with: tuple[Source, ...], read: tuple[Source, ...]) -> None:
+        """Begin anew when other sources are applied, or one comes that was missing: a Faust app's topics are fixed."""
+        awaited = [source.topic for source in started_with if source not in read]
+        looked_s = time.monotonic()
         while not self._ended.wait(SOURCES_LOOK_S):
-            if tasks.sources != started_with:
+            has_come = False
+            if awaited and time.monotonic() - looked_s >= MISSING_LOOK_S:
+                looked_s = time.monotonic()
+                with suppress(UserError):  # no broker answers: the roles know that themselves
+                    has_come = len(missing_topics(self._settings, awaited)) < len(awaited)
+            if has_come or tasks.sources != started_with:
                 self._begins_anew = True
                 os.kill(os.getpid(), signal.SIGTERM)
                 return

@@ -6,6 +6,7 @@ Owns the error that a topic is missing and its remedy; waiting for the broker is
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from schemas.broker_wait import find_topics
 from schemas.errors import UserError
@@ -18,16 +19,29 @@ def require_topics(settings: CommonSettings, names: Iterable[str]) -> dict[str, 
     Waits for a broker up to `settings.broker_wait_s`. Raises UserError with the remedy when none answers or a topic is
     missing.
     """
-    asked = find_topics(settings)
-    assert asked is not None, "nobody stops it"
-    _, found = asked
-    missing = [name for name in names if name not in found or found[name].error is not None]
+    names, found = list(names), _all_topics(settings)
+    missing = _missing(found, names)
     if missing:
         raise UserError(
             f"missing at {settings.bootstrap}: {_listed(missing)}",
             "create them with `headrace topics apply` (auto-creation would give them the wrong clock)",
         )
     return {name: len(found[name].partitions) for name in names}
+
+
+def missing_topics(settings: CommonSettings, names: Iterable[str]) -> list[str]:
+    """Those of `names` that the cluster does not have. Waits and raises as `require_topics` where none answers."""
+    return _missing(_all_topics(settings), names)
+
+
+def _all_topics(settings: CommonSettings) -> dict[str, Any]:
+    asked = find_topics(settings)
+    assert asked is not None, "nobody stops it"
+    return asked[1]
+
+
+def _missing(found: dict[str, Any], names: Iterable[str]) -> list[str]:
+    return [name for name in names if name not in found or found[name].error is not None]
 
 
 def _listed(names: list[str]) -> str:

@@ -35,5 +35,7 @@ def apply_(file: ProjectFile = Path("headrace.toml"), bootstrap: Bootstrap = Non
     from deploy import applying
 
     project = load(file)
-    changes = applying.apply(common(bootstrap, project.namespace.name), project, tuple(retire or ()))
+    settings = common(bootstrap, project.namespace.name)
+    applying.require_sources(settings, project)
+    changes = applying.apply(settings, project, tuple(retire or ()))
     print("\n".join(changes) or "Everything in the file is applied already.")

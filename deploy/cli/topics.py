@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -66,8 +67,11 @@ def apply_(
     from deploy import topics
 
     project = project_of(file, namespace, partitions)
-    changes = topics.apply(common(bootstrap, project.namespace.name), project)
+    settings = common(bootstrap, project.namespace.name)
+    changes = topics.apply(settings, project)
     print("\n".join(changes) or f"All topics of {project.namespace.name} stand as they should.")
+    for fault in topics.missing_sources(settings, project):
+        print(f"headrace: {fault.message}.\n  Before `headrace apply`: {fault.remedy}.", file=sys.stderr)
 
 
 @group.command()
@@ -81,7 +85,8 @@ def check(
     from deploy import topics
 
     project = project_of(file, namespace, partitions)
-    faults = topics.check(common(bootstrap, project.namespace.name), project)
+    settings = common(bootstrap, project.namespace.name)
+    faults = topics.check(settings, project) + topics.missing_sources(settings, project)
     for fault in faults:
         print(f"{fault.message}\n  {fault.remedy}")
     if faults:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from deploy import applying, processes, topics
 from deploy.audit import audit
@@ -135,6 +136,32 @@ def test_apply_says_what_is_new_and_the_second_time_that_nothing_is(broker: str,
     assert "applied task support" in changes
     assert "applied source shop.orders" in changes
     assert applying.apply(settings, wanted) == []
+
+
+def test_a_source_topic_that_is_missing_is_refused_and_both_remedies_are_named(
+    broker: str, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    orders = f"{namespace}-shop.orders"
+    file = tmp_path / "headrace.toml"
+    declared = TOML.format(name=namespace, partitions=2, window="1s") + SOURCE.replace("shop.orders", orders)
+    file.write_text(declared)
+    words = [str(file), "--bootstrap", broker]
+
+    assert run(["topics", "apply", *words]) == 0
+    assert f"topic {orders}, which [[sources]] names, is missing" in capsys.readouterr().err
+    assert run(["topics", "check", *words]) == 1
+    assert f"topic {orders}, which [[sources]] names, is missing" in capsys.readouterr().out
+    assert run(["apply", *words]) == 1
+    said = capsys.readouterr().err
+    assert f"topic {orders}, which [[sources]] names, is missing at {broker}" in said
+    assert "the shop's" in said
+    assert "correct `topic` of [[sources]]" in said
+    assert read_definitions(load_settings(CommonSettings, bootstrap=broker, namespace=namespace)).sources == {}
+
+    admin = AdminClient({"bootstrap.servers": broker})
+    admin.create_topics([NewTopic(orders, 1, 1)])[orders].result(10)
+    assert run(["topics", "check", *words]) == 0
+    assert run(["apply", *words]) == 0
 
 
 def test_draws_cannot_be_foretold_and_stay_the_same(broker: str, namespace: str) -> None:

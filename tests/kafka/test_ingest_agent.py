@@ -337,6 +337,26 @@ def test_a_worker_that_begins_anew_with_other_sources_is_not_ended_for_having_st
         assert ingest.process.poll() is None, ingest.said()
 
 
+def test_a_source_topic_that_is_missing_is_said_once_and_read_once_it_is_there(
+    broker: str, namespace: str, tmp_path: Path
+) -> None:
+    orders = f"{namespace}-shop.orders"
+    settings = set_up(broker, project(namespace, PARTITIONS, more=ORDERS.format(topic=orders)))
+    with worker("ingest", settings, tmp_path) as ingest:
+        until(lambda: "--retire" in ingest.said(), 10, ingest.said)
+        assert f"the source topic {orders} is missing at {broker}" in ingest.said()
+        send(settings, [json.dumps({"subject": "s", "type": "order"}).encode()])
+        until(lambda: len(journal_rows(settings)) == 1, 30, ingest.said)
+
+        admin = AdminClient({"bootstrap.servers": broker})
+        admin.create_topics([NewTopic(orders, 1, 1)])[orders].result(10)
+        paid = {"customer": {"id": "s"}, "total": 3.0, "number": "1", "status": "paid"}
+        send(settings, [json.dumps(paid).encode()], orders)
+
+        until(lambda: (orders, 0, 0) in journal_rows(settings), 60, ingest.said)
+        assert ingest.said().count("is missing") == 1
+
+
 def test_a_write_that_the_broker_refuses_ends_the_process_and_nothing_is_skipped(
     broker: str, namespace: str, tmp_path: Path
 ) -> None:

@@ -122,10 +122,9 @@ def test_outcomes_wait_for_a_schema_and_the_worker_is_not_taken_for_dead(
     registry = AwayRegistry()
     seconds = [0.0]
     health = Health(60.0, lambda: seconds[0])
-    tasks: Any = SimpleNamespace(namespace=SimpleNamespace(partitions=4), sources=())
     nothing: Any = None
     agent = IngestAgent(
-        load_settings(WorkerSettings, namespace="unit"), registry, tasks, nothing, nothing, worker_metrics(), health,
+        load_settings(WorkerSettings, namespace="unit"), registry, 4, (), nothing, nothing, worker_metrics(), health,
         lambda error: pytest.fail(str(error)),
     )  # fmt: skip
     agent.assigned(set())
