@@ -33,7 +33,7 @@ def apply(settings: CommonSettings, project: Project, retire: tuple[str, ...] = 
     Returns one line per change, none when everything stood already. Raises `UserError` when topics are missing, the
     partition count differs from the first apply's, or a name to retire is not applied.
     """
-    missing = [fault for fault in topics.check(settings, project) if "missing" in fault.message]
+    missing = [fault for fault in topics.check(settings, project) if fault.kind is topics.FaultKind.MISSING]
     if missing:
         raise UserError(missing[0].message, "create the topics first: headrace topics apply headrace.toml")
     standing = read_definitions(settings)

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
@@ -31,6 +32,7 @@ from schemas.topics import TOPICS, configs, topic
 
 REPLICAS_MAX = 3
 TIMEOUT_S = 20.0
+CREATE_IT = "create it: headrace topics apply"
 SPREAD_S = 5.0
 """How long a new topic may take to be known to every broker."""
 
@@ -56,10 +58,19 @@ class Found:
     config: dict[str, str]
 
 
+class FaultKind(Enum):
+    """What differs. Never told by the words of a message: a topic's name stands in them."""
+
+    MISSING = "missing"
+    PARTITIONS = "partitions"
+    SETTING = "setting"
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One difference, in words."""
 
+    kind: FaultKind
     topic: str
     message: str
     remedy: str
@@ -130,7 +141,7 @@ def apply(settings: CommonSettings, project: Project) -> list[str]:
     want = wanted(project)
     here = found(settings, [each.name for each in want])
     for fault in faults(want, here):
-        if "partitions" in fault.message:
+        if fault.kind is FaultKind.PARTITIONS:
             raise UserError(fault.message, fault.remedy)
     client = admin(settings)
     missing = [each for each in want if each.name not in here]
@@ -177,6 +188,7 @@ def missing_sources(settings: CommonSettings, project: Project) -> list[Fault]:
 
 def _missing_source(settings: CommonSettings, name: str) -> Fault:
     return Fault(
+        FaultKind.MISSING,
         name,
         f"topic {name}, which [[sources]] names, is missing at {settings.bootstrap}",
         "create it, it is the shop's and no command of headrace makes it; or correct `topic` of [[sources]]",
@@ -196,15 +208,16 @@ def faults(want: Sequence[Wanted], here: dict[str, Found]) -> list[Fault]:
     for each in want:
         it = here.get(each.name)
         if it is None:
-            result.append(Fault(each.name, f"topic {each.name} is missing", "create it: headrace topics apply"))
+            result.append(Fault(FaultKind.MISSING, each.name, f"topic {each.name} is missing", CREATE_IT))
             continue
         if it.partitions != each.partitions:
             message = f"topic {each.name} has {it.partitions} partitions, expected {each.partitions}"
             remedy = "the number is fixed at the first apply: use a new namespace, or correct namespace.partitions"
-            result.append(Fault(each.name, message, remedy))
+            result.append(Fault(FaultKind.PARTITIONS, each.name, message, remedy))
         for key, value in _differing(each, it).items():
             message = f"topic {each.name} has {key}={it.config.get(key)}, expected {value}"
-            result.append(Fault(each.name, message, _REMEDIES.get(key, "mend it: headrace topics apply")))
+            remedy = _REMEDIES.get(key, "mend it: headrace topics apply")
+            result.append(Fault(FaultKind.SETTING, each.name, message, remedy))
     return result
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from deploy import topics
+from deploy import applying, processes, topics
 from schemas.settings import CommonSettings
-from schemas.topics import TOPICS
+from schemas.topics import TOPICS, topic
 
 
 def test_apply_creates_every_topic_with_the_brokers_clock_and_a_second_apply_changes_nothing(
@@ -56,6 +57,17 @@ def test_a_topic_with_another_partition_count_cannot_be_mended(broker: str, name
     faults = topics.check(settings, topics.empty_project(namespace, 4))
 
     assert f"topic {namespace}.journal has 2 partitions, expected 4" in [fault.message for fault in faults]
+
+
+@pytest.mark.parametrize("word", ["partitions", "missing"])
+def test_what_is_wrong_is_not_told_by_the_name_of_the_topic(broker: str, namespace: str, word: str) -> None:
+    settings = CommonSettings(bootstrap=broker, namespace=f"{word}-{namespace}")
+    project = topics.empty_project(settings.namespace, 1)
+    topics.apply(settings, project)
+    for mend in (topics.apply, applying.apply):
+        topics._set(topics.admin(settings), topic(settings.namespace, "journal"), {"retention.ms": "1000"})
+        assert processes.wait_until(lambda: topics.check(settings, project) != [], 10)
+        assert any("retention.ms" in change for change in mend(settings, project))
 
 
 def test_a_retention_that_the_user_made_longer_is_left_alone(broker: str, namespace: str) -> None:
