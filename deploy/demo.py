@@ -160,6 +160,8 @@ class _Run:
                 raise UserError(
                     f"{ended.name} ended with code {ended.code}; it said: {ended.last_words.rstrip('.')}", "see its log"
                 )
+            if (gone := self.supervisor.first_gone()) is not None:
+                raise UserError(f"the {gone} has ended, and it was not us who ended it", "run the demo again")
             if self.watch is not None and self.watch.failure is not None:
                 raise self.watch.failure
             if time.monotonic() > deadline:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -77,18 +78,39 @@ def spawn(
 def end(pid: int, timeout_s: float = 15.0) -> bool:
     """SIGTERM, wait, then SIGKILL what is left. True when the process ended by itself in time (or was gone)."""
     child = _started.pop(pid, None)
-    process: subprocess.Popen[bytes] | psutil.Process
+    if child is None:
+        return _end_anyones(pid, timeout_s)
     try:
-        process = child or psutil.Process(pid)
-        process.terminate()
-        process.wait(timeout_s)
-    except psutil.NoSuchProcess:
-        return True
-    except (psutil.TimeoutExpired, subprocess.TimeoutExpired):
-        process.kill()
-        process.wait(5)
+        child.terminate()
+        child.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait(5)
         return False
     return True
+
+
+def _end_anyones(pid: int, timeout_s: float) -> bool:
+    """`end` for a process that may be another's child: a zombie has ended, only its parent can let go of it."""
+    try:
+        process = psutil.Process(pid)
+        process.terminate()
+        ended = wait_until(lambda: _has_ended(process), timeout_s)
+        if not ended:
+            process.kill()
+            wait_until(lambda: _has_ended(process), 5)
+        with suppress(psutil.TimeoutExpired):
+            process.wait(0)  # a child of ours after all: let go of it
+        return ended
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def reap(pid: int) -> None:

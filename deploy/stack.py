@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deploy import applying, broker, processes, topics
+from deploy.broker import RunningBroker
 from deploy.probes import is_ready
 from deploy.supervisor import Supervisor
 from schemas import signing_keys
@@ -38,8 +39,8 @@ class Stack:
     private_key: Path
     metrics_ports: Mapping[str, int]
     """Port of /metrics per process."""
-    broker_folder: Path | None
-    """Where our own broker lies; None when it is somebody else's."""
+    own_broker: RunningBroker | None
+    """None when it is somebody else's."""
 
     def environment(self, name: str) -> dict[str, str]:
         """Environment of one process."""
@@ -56,17 +57,22 @@ class Stack:
         }
 
     def start(self, supervisor: Supervisor) -> None:
-        """Start the worker processes and the learner."""
+        """Start the worker processes and the learner; they end when our own broker does."""
+        if (own := self.own_broker) is not None:
+            supervisor.need("broker", lambda: own.is_alive)
         supervisor.start("join", ["worker", "ingest", "join"], self.environment("join"))
         supervisor.start("decide", ["worker", "decide"], self.environment("decide"))
         supervisor.start("learn", ["learn"], self.environment("learn"), LEARNER_NICENESS)
 
     def wait_ready(self, supervisor: Supervisor, say: Callable[[str], None]) -> bool:
-        """Until every process is ready; False when one has ended or somebody interrupts. `say` hears how it goes."""
+        """Until every process is ready; False when one or the broker has ended, or somebody interrupts.
+
+        `say` hears how it goes.
+        """
         begun_s = reminded_s = time.monotonic()
         waiting = dict(self.metrics_ports)
         while waiting:
-            if supervisor.is_stopping or supervisor.first_ended() is not None:
+            if supervisor.is_stopping or supervisor.is_failing:
                 return False
             for name in [name for name, port in waiting.items() if is_ready(port)]:
                 del waiting[name]
@@ -79,8 +85,8 @@ class Stack:
 
     def close(self) -> None:
         """End our own broker; the processes are the supervisor's."""
-        if self.broker_folder is not None:
-            broker.stop(self.broker_folder)
+        if self.own_broker is not None:
+            broker.stop(Path(self.own_broker.folder))
 
 
 def prepare(
@@ -90,10 +96,9 @@ def prepare(
 
     Raises `UserError` when one of them cannot be had; nothing is left running then.
     """
-    folder = None
+    running = None
     if bootstrap is None:
-        folder = state_dir / "broker"
-        running = broker.start(folder, port, tied=True)
+        running = broker.start(state_dir / "broker", port, tied=True)
         bootstrap, options = running.bootstrap, running.kafka_options
     else:
         broker.require(bootstrap, options)
@@ -112,11 +117,11 @@ def prepare(
         topics.apply(settings, project)
         applying.apply(settings, project)
     except BaseException:
-        if folder is not None:
-            broker.stop(folder)
+        if running is not None:
+            broker.stop(Path(running.folder))
         raise
     ports = dict(zip(PROCESSES, processes.free_ports(len(PROCESSES)), strict=True))
-    return Stack(settings, (keys / signing_keys.PRIVATE_KEY_FILE).resolve(), ports, folder)
+    return Stack(settings, (keys / signing_keys.PRIVATE_KEY_FILE).resolve(), ports, running)
 
 
 def named(project: Project, namespace: str | None) -> Project:

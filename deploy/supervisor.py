@@ -77,6 +77,7 @@ class Supervisor:
     def __init__(self, say: Callable[[str], None] | None = None) -> None:
         self.children: list[Child] = []
         self._say = say or _to_stderr
+        self._needed: list[tuple[str, Callable[[], bool]]] = []
         self._stopping = threading.Event()
         self._before: dict[int, Any] = {}
 
@@ -98,13 +99,33 @@ class Supervisor:
         """A child that is no longer running."""
         return next((child for child in self.children if child.code is not None), None)
 
+    def need(self, name: str, is_alive: Callable[[], bool]) -> None:
+        """What the children need though it is none of them: when it is gone, they end."""
+        self._needed.append((name, is_alive))
+
+    def first_gone(self) -> str | None:
+        """Name of something that is needed and is gone."""
+        return next((name for name, is_alive in self._needed if not is_alive()), None)
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether a child has ended, or something that they need is gone."""
+        return self.first_ended() is not None or self.first_gone() is not None
+
     def wait(self) -> int:
-        """Until a child ends or a signal comes; the exit code of the group (0 after a signal)."""
+        """Until a child ends, something that they need is gone or a signal comes.
+
+        The exit code of the group: 0 after a signal, 1 when something was gone.
+        """
         while not self._stopping.is_set():
             ended = self.first_ended()
             if ended is not None:
                 self._say(f"headrace | {ended.name} ended with code {ended.code}; ending the others")
                 return ended.code or 0
+            gone = self.first_gone()
+            if gone is not None:
+                self._say(f"headrace | the {gone} has ended, and it was not us who ended it; ending the others")
+                return 1
             self._stopping.wait(0.2)
         return 0
 

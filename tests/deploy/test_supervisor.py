@@ -36,6 +36,45 @@ def test_when_one_child_ends_its_code_is_the_groups_and_the_others_are_ended() -
     assert any("it broke" in line and line.strip().startswith("failing") for line in lines)
 
 
+def test_when_what_the_children_need_is_gone_they_end_and_it_is_said() -> None:
+    lines: list[str] = []
+    needed = processes.spawn(SLEEP, subprocess.DEVNULL)
+    started_s = psutil.Process(needed.pid).create_time()
+    with Supervisor(lines.append) as supervisor:
+        sleeper = supervisor.start_command("sleeper", SLEEP)
+        supervisor.need("broker", lambda: processes.is_alive(needed.pid, started_s))
+        assert not supervisor.is_failing
+        needed.kill()  # and nobody reaps it
+        assert supervisor.wait() == 1
+        assert supervisor.is_failing
+    processes.end(needed.pid)
+
+    assert sleeper.code is not None
+    assert any("the broker has ended" in line for line in lines)
+
+
+def test_a_zombie_of_another_parent_has_ended() -> None:
+    """`headrace broker stop` ends the broker of a running `up`, whose child it is."""
+    program = (
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    try:
+        child = int(parent.stdout.readline())
+
+        assert processes.end(child, 5)
+
+        assert psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+    finally:
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+
+
 def test_last_words_are_the_error_and_not_what_follows_it() -> None:
     with Supervisor(lambda _: None) as supervisor:
         child = supervisor.start_command(
