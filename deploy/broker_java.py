@@ -78,9 +78,10 @@ def format_data(command: Sequence[str], layout: Layout, node_id: int) -> None:
         text=True,
         timeout=120,
         check=False,
+        start_new_session=True,  # Ctrl-C reaches only us, as in `processes.spawn`: else it looks like a broker's fault
     )
     if shown.returncode:
-        raise failed(shown.stdout + shown.stderr, home)
+        raise failed(shown.stdout + shown.stderr, folder)
 
 
 def launch(
@@ -98,7 +99,7 @@ def launch(
 
 
 def failed(said: str, where: Path) -> UserError:
-    """One sentence out of what Java printed."""
+    """One sentence out of what Java printed; `where` is the broker's folder, not a node's."""
     if "Address already in use" in said:
         return UserError(
             "the broker's port is in use: another program took it first", "Try again, or name another one with --port"

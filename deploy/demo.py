@@ -68,7 +68,8 @@ def run(demo: Demo) -> int:
         with (folder / "processes.log").open("w") as log, Supervisor(say=_into(log)) as supervisor:
             once = _Run(demo, project, folder, supervisor)
             code = once.play()
-            print(once.summary)  # below the live screen
+            if once.summary:
+                print(once.summary)  # below the live screen
         succeeded = code in (0, 130)
         return code
     finally:
@@ -96,14 +97,15 @@ class _Run:
         """Everything; the exit code."""
         with self.view.shown():
             self.view.say("starting the broker" if self.demo.bootstrap is None else "looking for the broker")
-            ready = stack.prepare(self.project, self.folder, self.demo.bootstrap, port=0)
             try:
-                return self._serve(ready)
-            except _Interrupted:
+                ready = stack.prepare(self.project, self.folder, self.demo.bootstrap, port=0)
+                try:
+                    return self._serve(ready)
+                finally:
+                    self.supervisor.end()
+                    ready.close()
+            except (_Interrupted, KeyboardInterrupt):
                 return 130
-            finally:
-                self.supervisor.end()
-                ready.close()
 
     def _serve(self, ready: stack.Stack) -> int:
         self.view.say("starting the workers and the learner (the first start on a machine compiles)")

@@ -71,6 +71,8 @@ class Child:
 class Supervisor:
     """Runs children until one ends, somebody interrupts, or `end` is called. Use as a context manager.
 
+    While none runs, before the first and after the last, a signal is a KeyboardInterrupt: nobody would look at
+    `is_stopping`, and there is nothing to end in order.
     `say` receives every line that a child prints, prefixed with its name.
     """
 
@@ -161,10 +163,11 @@ class Supervisor:
                 signal.signal(number, handler)
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
-        """The first signal asks for the way out; a second one while waiting elsewhere breaks in."""
-        if self._stopping.is_set():
-            raise KeyboardInterrupt
+        """Asks for the way out while children run; breaks in where none does, and the second time in any case."""
+        was_asked = self._stopping.is_set()
         self._stopping.set()
+        if was_asked or all(child.code is not None for child in self.children):
+            raise KeyboardInterrupt
 
     @property
     def is_stopping(self) -> bool:

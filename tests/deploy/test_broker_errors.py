@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 
-from deploy import broker, kafka_jars
+from deploy import broker, broker_java, kafka_jars
+from deploy.broker_layout import Layout
 from schemas.errors import UserError
 
 
@@ -39,6 +41,16 @@ def test_a_full_disk_is_told_before_kafka_stumbles_over_it(tmp_path: Path, monke
 
     with pytest.raises(UserError, match="is full"):
         broker.start(tmp_path, port=0)
+
+
+def test_formatting_is_out_of_reach_of_ctrl_c_and_its_failure_names_the_log_of_the_broker(tmp_path: Path) -> None:
+    layout = Layout(tmp_path, [(1, 2, 3)], 1, [1], {}, None, {})
+    tool = "import os, sys; print('error: session', os.getsid(0) == os.getpid()); sys.exit(1)"
+
+    with pytest.raises(UserError, match="session True") as caught:
+        broker_java.format_data([sys.executable, "-c", tool, "--"], layout, 1)
+
+    assert f"{tmp_path}/broker.log" in caught.value.remedy
 
 
 def test_stopping_where_nothing_runs_is_no_error(tmp_path: Path) -> None:

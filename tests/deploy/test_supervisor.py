@@ -141,6 +141,13 @@ def test_an_interrupt_leaves_nothing_behind() -> None:
     assert not psutil.pid_exists(child)
 
 
+def test_a_signal_while_no_child_runs_breaks_in() -> None:
+    with Supervisor(lambda _: None) as supervisor:
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert supervisor.is_stopping
+
+
 def test_a_pid_that_was_given_out_again_is_not_taken_for_ours() -> None:
     me = psutil.Process()
 
