@@ -176,19 +176,25 @@ class Decider:
         gc.set_threshold(YOUNG_OBJECTS_MAX)
         self._requests.subscribe()
         try:
-            while not (self._stopping.is_set() or self._replies.failure or self._requests.failure):
-                messages = self._requests.read(self._replies.wait_s(POLL_S))
-                if messages and not self._stopping.is_set():
-                    self._serve(messages)
-                self._replies.write_due()
-                self._health.beat()
-                self._requests.commit_now_and_then()
-                self._report_now_and_then()
+            self._answer_requests()
         finally:
             code = self._finish()
             for number, handler in before.items():
                 signal.signal(number, handler)
         return code
+
+    def _answer_requests(self) -> None:
+        """Until told to stop, or until nothing can be written or read any more."""
+        while not (self._stopping.is_set() or self._replies.failure or self._requests.failure):
+            messages = self._requests.read(self._replies.wait_s(POLL_S))
+            if self._stopping.is_set():
+                return  # what was read has not begun: `report` would pass over it, and the last commit lose it
+            if messages:
+                self._serve(messages)
+            self._replies.write_due()
+            self._health.beat()
+            self._requests.commit_now_and_then()
+            self._report_now_and_then()
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         self._last_resort.arm()

@@ -11,10 +11,12 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from schemas.outage import Outage
+from schemas.registry import FileRegistry
 from schemas.settings import load_settings
-from streams import request_log
+from streams import decider, request_log
 from streams.decider_settings import DeciderSettings
 from streams.health import BEATS_LATE_S_MAX, Health
+from streams.metrics import worker_metrics
 from streams.offsets import Offsets
 from streams.request_log import RequestLog
 
@@ -23,6 +25,8 @@ BUSY = KafkaError(KafkaError.REBALANCE_IN_PROGRESS)
 
 class Consumer:
     """A client that commits, fails at once, or says later that it failed."""
+
+    at_poll: Callable[[], Any]
 
     def __init__(self, config: dict[str, Any], **_: Any) -> None:
         self._on_commit: Callable[..., None] = config.get("on_commit", lambda *_: None)
@@ -41,6 +45,21 @@ class Consumer:
         else:
             self.commits += [(place.partition, place.offset) for place in offsets]
         return offsets
+
+    def poll(self, _timeout_s: float) -> Any:
+        return self.at_poll()
+
+    def consume(self, _num: int, _timeout_s: float) -> list[Any]:
+        return []
+
+    def assignment(self) -> list[TopicPartition]:
+        return [TopicPartition("requests", 0)]
+
+    def position(self, _places: list[TopicPartition]) -> list[TopicPartition]:
+        return [TopicPartition("requests", 0, 6)]
+
+    def get_watermark_offsets(self, _place: TopicPartition, cached: bool) -> tuple[int, int]:
+        return 0, 6
 
     def subscribe(self, _topics: list[str], **callbacks: Callable[..., None]) -> None:
         self.on_assign, self.on_lost = callbacks["on_assign"], callbacks["on_lost"]
@@ -127,3 +146,34 @@ def test_a_worker_that_its_group_lost_is_not_ready_until_it_is_back(
         assert health.ready() is None
         reader._consumer.on_lost(reader._consumer, share)
         assert "joins it again" in (health.ready() or "")
+
+
+def test_a_request_that_was_read_when_the_signal_came_is_left_to_be_read_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Found by review: the same turn's report passed over it, the last commit took it, and the shop never heard."""
+    monkeypatch.setattr(request_log, "Consumer", Consumer)
+    monkeypatch.setattr(decider, "REPORT_S", 0.0)
+    replies = SimpleNamespace(
+        failure="", wait_s=lambda most_s: most_s, write_due=lambda: None, flush=lambda _: 0, close=lambda _: None
+    )
+    for name, made in (("Replies", replies), ("Redelivery", None), ("Decide", None)):
+        monkeypatch.setattr(decider, name, lambda *_, made=made: made)
+    monkeypatch.setattr(decider, "LastResort", lambda _: SimpleNamespace(arm=lambda: None))
+    tasks = SimpleNamespace(namespace=SimpleNamespace(draw_key="00", partitions=4), table=None)
+    settings = load_settings(DeciderSettings, state_dir=tmp_path)
+    follower = SimpleNamespace(untold=[], policy=None)
+    worker: Any = decider.Decider(
+        settings, FileRegistry(), tasks, follower, worker_metrics(), Health(60.0), Outage()  # type: ignore[arg-type]
+    )  # fmt: skip
+    worker._offsets.own([0])
+
+    def poll() -> Any:
+        worker._stop(0, None)  # the signal comes while the client waits; its handler runs when it returns
+        return SimpleNamespace(error=lambda: None, partition=lambda: 0, offset=lambda: 5)
+
+    client = worker._requests._consumer
+    client.at_poll = poll
+    worker._answer_requests()
+    worker._finish()
+    assert client.commits == []
