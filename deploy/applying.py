@@ -19,7 +19,7 @@ from schemas.errors import UserError
 from schemas.records import TaskRecord
 from schemas.registry import open_registry
 from schemas.settings import CommonSettings
-from schemas.task import Project, fingerprint_of
+from schemas.task import NUM_NAMES_MAX, Project, fingerprint_of
 from schemas.topics import topic
 
 FLUSH_S = 20.0
@@ -59,7 +59,11 @@ def require_sources(settings: CommonSettings, project: Project) -> None:
 
 
 def wanted_records(standing: Definitions, project: Project) -> list[TaskRecord]:
-    """Records that are new or changed, then the retirements of what they replace. Pure."""
+    """Records that are new or changed, then the retirements of what they replace. Pure.
+
+    Raises `UserError` when a new task's name is one more than the join can tell apart.
+    """
+    _refuse_too_many_names(standing, project)
     namespace = project.namespace
     wanted = [_record(namespace.canonical, namespace.name, "namespace")]
     wanted += [TaskRecord(task.fingerprint, task.name, "task", task.canonical) for task in project.tasks]
@@ -140,6 +144,18 @@ def refuse_too_many_tasks(standing: Definitions, project: Project, retire: tuple
         f"declare at most {room} tasks here and the others in another namespace, or use a new namespace with fewer "
         "partitions",
     )
+
+
+def _refuse_too_many_names(standing: Definitions, project: Project) -> None:
+    """A name is never given back: decisions made under a retired task are still joined."""
+    used = {task.name for task in standing.table.tasks}
+    fresh = {task.name for task in project.tasks} - used
+    if fresh and len(used | fresh) > NUM_NAMES_MAX:
+        raise UserError(
+            f"task {min(fresh)!r} would be one of {len(used | fresh)} task names of the namespace "
+            f"{project.namespace.name}, which holds {NUM_NAMES_MAX}; {len(used)} are used, retired ones included",
+            "give the task a name that was used before (a changed task keeps its name), or use another namespace",
+        )
 
 
 def _retired(standing: Definitions, names: tuple[str, ...]) -> list[TaskRecord]:

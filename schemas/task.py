@@ -38,6 +38,8 @@ NUM_CANDIDATES_MAX = 1 << 16
 """learning.md rule 15: more could not each get the smallest probability."""
 DEDUPE_MS_MIN = 600_000
 """join.md: the dedupe horizon D is at least ten minutes."""
+NUM_NAMES_MAX = 128
+"""Task names per namespace, retired ones included: a pending outcome of the join has one bit for each."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -135,7 +135,7 @@ class JoinPartition:
         """Take the journal record at `offset`. One before the next offset is dropped.
 
         Raises Gap when `offset` is beyond the next one, UnknownTask when the definition of a DecisionBlock is not
-        known yet; neither changes anything.
+        known yet, UserError when its name is one too many; none changes anything.
         """
         if self.next_offset is not None and offset != self.next_offset:
             if offset < self.next_offset:
@@ -147,6 +147,8 @@ class JoinPartition:
             raise UnknownTask(self.partition, offset, known.missing)
         if isinstance(block, DecisionBlock) and known.index_of(block.fingerprint) < 0:
             raise UnknownTask(self.partition, offset, block.fingerprint)
+        if isinstance(block, DecisionBlock):
+            known.require_place(block.fingerprint)
         self._history.note(offset, self.time_ms, self._sources, known.in_force, self.look_back_ms)
         counting = offset >= self._counted_offset
         self._advance(append_time_ms, counting)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from schemas.arrays import I64
 from schemas.records import OUTCOME_BUCKETS, DecisionBucket, Progress
+from schemas.task import NUM_NAMES_MAX
 from streams.attribution import COPIES, PENDING_COUNT, USED
-from streams.join_definitions import NUM_NAMES_MAX
 
 JOINED, DEFAULTED, DUPLICATED_DECISION, CONFLICTING_DECISION, QUARANTINED_DECISION, OPEN = range(6)
 """Codes of `schemas.records.DecisionBucket`, then the count of open decisions."""

@@ -4,8 +4,8 @@ Definitions and outcome types get their indices in the order in which this proce
 join depends on those indices.
 
 A definition is *known* when the task table has it, and *in force* in a partition from the first journal record that
-refers to it (docs/decisions/0012). D, Wmax, bwmax and which outcome types anyone counts go by what is in force: when a
-process happened to read the tasks topic decides nothing.
+refers to it (docs/decisions/0012). D, Wmax, bwmax, which outcome types anyone counts and which task names take one of
+the `NUM_NAMES_MAX` places go by what is in force: when a process happened to read the tasks topic decides nothing.
 """
 
 from __future__ import annotations
@@ -20,18 +20,15 @@ from schemas.arrays import F64, I32, I64, U64
 from schemas.errors import UserError
 from schemas.keys import action_key
 from schemas.records import NO_TIME_MS, DefinitionPosition
-from schemas.task import AGGREGATES, DEDUPE_MS_MIN, Task, TaskTable
+from schemas.task import AGGREGATES, DEDUPE_MS_MIN, NUM_NAMES_MAX, Task, TaskTable
 from schemas.task_shape import Shape
-
-NUM_NAMES_MAX = 128
-"""Task names per partition: a pending outcome has one bit for each."""
 
 
 class Rules(NamedTuple):
     """Columns over F definitions and Y outcome types."""
 
     names: I64
-    """(F,) index of the task's name."""
+    """(F,) place of the task's name, -1: it has none before the definition is in force."""
     windows_ms: I64
     """(F,) W."""
     backward_ms: I64
@@ -59,7 +56,7 @@ class Definitions:
         self._tasks: list[Task] = []
         self._index: dict[bytes, int] = {}
         self.names: dict[str, int] = {}
-        """Task names, by which duplicates are told."""
+        """Places of the task names in force, by which duplicates are told: in order of their first records."""
         self._types: dict[str, int] = {}
         self.shapes: list[Shape] = []
         """Per definition: what its blocks must look like."""
@@ -84,7 +81,7 @@ class Definitions:
         self.refresh()
 
     def refresh(self) -> None:
-        """Take in what the table has got since. Raises UserError beyond `NUM_NAMES_MAX` task names."""
+        """Take in what the table has got since."""
         if len(self._table) == self._num_seen:
             return
         self._num_seen = len(self._table)
@@ -95,6 +92,16 @@ class Definitions:
                     self._forced.add(task.fingerprint)
                     self.in_force += (DefinitionPosition(task.fingerprint, NO_TIME_MS),)
         self._settle()
+
+    def require_place(self, fingerprint: bytes) -> None:
+        """Raise UserError if the name of a known definition is one more than the join holds in a partition."""
+        name = self._tasks[self._index[fingerprint]].name
+        if name not in self.names and len(self.names) == NUM_NAMES_MAX:
+            raise UserError(
+                f"task {name!r} is the {NUM_NAMES_MAX + 1}th task name that decides in this partition of the journal, "
+                f"the join holds {NUM_NAMES_MAX}",
+                "use another namespace: `headrace apply` does not let a namespace have more names",
+            )
 
     def put_in_force(self, fingerprint: bytes, time_ms: int) -> None:
         """The first record that refers to a known definition is folded, at T = `time_ms`."""
@@ -129,7 +136,13 @@ class Definitions:
             self.window_ms = max(self.window_ms, reward.window_ms)
             self.backward_ms = max(self.backward_ms, reward.backward_ms)
             self.dedupe_ms = max(self.dedupe_ms, reward.window_ms)
-        self.rules = _compiled(tuple(self._tasks), frozenset(self._forced))
+        in_force = [self._tasks[self._index[key]].name for key in self._in_order() if key in self._index]
+        self.names = _numbered(in_force)
+        self.rules = _compiled(tuple(self._tasks), self._in_order())
+
+    def _in_order(self) -> tuple[bytes, ...]:
+        """Fingerprints in force, in order of their first records."""
+        return tuple(each.fingerprint for each in self.in_force)
 
     def index_of(self, fingerprint: bytes) -> int:
         """Index of a definition, -1 when the table does not have it."""
@@ -147,13 +160,6 @@ class Definitions:
         return np.array([*(each if each >= 0 and counting[each] else -1 for each in indices), -1], np.int32)
 
     def _add(self, task: Task) -> None:
-        if task.name not in self.names and len(self.names) == NUM_NAMES_MAX:
-            raise UserError(
-                f"task {task.name!r} is the {NUM_NAMES_MAX + 1}th task name of the namespace, the join holds "
-                f"{NUM_NAMES_MAX}",
-                "use another namespace for more tasks",
-            )
-        self.names.setdefault(task.name, len(self.names))
         for kind in task.reward.types:
             self._types.setdefault(kind.name, len(self._types))
         self._index[task.fingerprint] = len(self._tasks)
@@ -169,9 +175,11 @@ def _catalogue_keys(task: Task) -> U64:
 
 
 @lru_cache(maxsize=256)
-def _compiled(tasks: tuple[Task, ...], forced: frozenset[bytes]) -> Rules:
-    """Columns of `tasks` with `forced` in force. Every partition asks for the same, and again when it starts anew."""
-    name_of = _numbered(task.name for task in tasks)
+def _compiled(tasks: tuple[Task, ...], in_force: tuple[bytes, ...]) -> Rules:
+    """Columns of `tasks` with these in force. Partitions often ask for the same, and again when they start anew."""
+    known = {task.fingerprint: task for task in tasks}
+    name_of = _numbered(known[fingerprint].name for fingerprint in in_force if fingerprint in known)
+    forced = frozenset(in_force)
     type_of = _numbered(kind.name for task in tasks for kind in task.reward.types)
     shape = (len(tasks), max(1, len(type_of)))
     windows, aggregates = np.full(shape, -1, np.int64), np.zeros(shape, np.int64)
@@ -184,10 +192,11 @@ def _compiled(tasks: tuple[Task, ...], forced: frozenset[bytes]) -> Rules:
             windows[f, y] = kind.window_ms
             aggregates[f, y] = AGGREGATES.index(kind.aggregate)
             weights[f, y] = kind.weight
-            counting[y, name_of[task.name]] |= task.fingerprint in forced
+            if task.fingerprint in forced:
+                counting[y, name_of[task.name]] = True
     rewards = [task.reward for task in tasks]
     return Rules(
-        names=np.array([name_of[task.name] for task in tasks], np.int64),
+        names=np.array([name_of.get(task.name, -1) for task in tasks], np.int64),
         windows_ms=np.array([reward.window_ms for reward in rewards], np.int64),
         backward_ms=np.array([reward.backward_ms for reward in rewards], np.int64),
         type_windows_ms=windows,

@@ -13,6 +13,7 @@ from numba import njit
 
 from schemas.arrays import F64, I32, I64, U64
 from schemas.compiled import KERNEL, SMALL
+from schemas.task import NUM_NAMES_MAX
 from streams.attribution import (
     CONFLICTING,
     COPIES,
@@ -28,7 +29,7 @@ from streams.attribution import (
     take_pending,
 )
 from streams.join_counts import OPEN, OUTCOMES_AT, USES_AT
-from streams.join_definitions import NUM_NAMES_MAX, Rules
+from streams.join_definitions import Rules
 from streams.join_index import (
     CONFLICT,
     CUT,

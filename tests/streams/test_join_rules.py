@@ -6,9 +6,12 @@ import pytest
 
 from schemas.blocks import Tick
 from schemas.bounds import BadRecord
+from schemas.errors import UserError
 from schemas.keys import action_key
-from schemas.task import Task
+from schemas.records import DefinitionPosition, Resume
+from schemas.task import NUM_NAMES_MAX, Task, TaskTable
 from streams.attribution import SUBJECT_DEPTH_MAX
+from streams.join import JoinPartition
 from tests.oracle.join_by_hand import START_S, Run, one
 from tests.oracle.join_world import SECOND, Told, decisions, make_task, outcomes
 
@@ -197,3 +200,31 @@ def test_source_offsets_are_told_apart_by_topic_and_partition(task: Task) -> Non
     run.at(1, outcomes([Told(2, 5)], 3, partition=1))
     assert run.join.sources == {("t.outcomes", 0): 7, ("t.outcomes", 1): 3}
     assert run.rows() == [("joined", 2.0, 2)]
+
+
+# ---- places of task names
+
+
+def test_only_a_task_that_decided_in_the_partition_takes_a_place_of_the_names() -> None:
+    """Found by review: the 129th name that was ever applied ended the join, also where nobody used it."""
+    tasks = [make_task(f"exp-{number}") for number in range(NUM_NAMES_MAX + 2)]
+    run = Run()
+    run.join = JoinPartition(0, TaskTable(tasks), Resume(0, definitions=()))
+    run.at(0, Tick())
+    for number, task in enumerate(tasks[:1:-1]):
+        run.at(1 + number, one(task, decision=number, subject=number))
+        run.at(1 + number, [Told(number, number, number, value=1.0)])
+    assert [row[:2] for row in run.rows()] == [("joined", 1.0)] * NUM_NAMES_MAX
+
+
+def test_one_more_name_than_places_is_refused_wherever_the_fold_began_and_changes_nothing() -> None:
+    tasks = [make_task(f"exp-{number}") for number in range(NUM_NAMES_MAX + 1)]
+    before = tuple(DefinitionPosition(task.fingerprint, START_S * SECOND) for task in tasks[:-1])
+    for resume, decided in ((Resume(0, definitions=()), tasks[:-1]), (Resume(0, definitions=before), [])):
+        run = Run()
+        run.join = JoinPartition(0, TaskTable(tasks), resume)
+        for number, task in enumerate(decided):
+            run.at(0, one(task, decision=number, subject=number))
+        with pytest.raises(UserError, match="'exp-128' is the 129th task name that decides in this partition"):
+            run.at(1, one(tasks[-1], decision=900, subject=7))
+        assert run.join.next_offset == len(decided)
