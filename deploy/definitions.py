@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from deploy import reading
-from schemas.codec import decode
+from schemas.codec import BadRecord, decode
 from schemas.errors import UserError
 from schemas.records import TaskRecord
 from schemas.registry import Registry, open_registry
@@ -50,19 +52,37 @@ class Definitions:
 
 
 def read_definitions(settings: CommonSettings, registry: Registry | None = None) -> Definitions:
-    """Everything applied so far. Raises `UserError` when broker or topic is missing."""
+    """Everything applied so far. Raises `UserError` when broker or topic is missing.
+
+    What is no definition is passed over, as every worker does (`streams.tasks`), and told in a line on stderr.
+    """
     registry = registry or open_registry(settings.schema_registry_url)
     found = Definitions()
     for entry in reading.read_all(settings, topic(settings.namespace, "tasks"), [0]):
-        record = decode(entry.value, registry, expect=TaskRecord)
-        if isinstance(record, TaskRecord):
-            _take(found, record)
+        if not entry.value:
+            continue  # a tombstone: only allowed once no journal record refers to it
+        try:
+            _take(found, decode(entry.value, registry, expect=TaskRecord))
+        except (BadRecord, UserError) as error:
+            why = " ".join(str(error).split())
+            _say_once(
+                f"{entry.where} is passed over: not a definition that this version reads ({why}); if it was written "
+                "by `headrace apply`, apply it again with this version, or upgrade"
+            )
     return found
 
 
+@lru_cache(maxsize=1000)
+def _say_once(line: str) -> None:
+    """`headrace apply` reads the topic twice."""
+    print(line, file=sys.stderr)
+
+
 def _take(found: Definitions, record: TaskRecord) -> None:
-    """Later records win; a definition is never forgotten, decisions made under it may still be open."""
-    found.records[record.fingerprint] = record
+    """Later records win; a definition is never forgotten, decisions made under it may still be open.
+
+    Raises `BadRecord` or `UserError`, and takes nothing, when it is none.
+    """
     if record.kind == "namespace":
         found.namespace = Namespace.from_canonical(record.definition)
     elif record.kind == "source":
@@ -71,13 +91,8 @@ def _take(found: Definitions, record: TaskRecord) -> None:
             found.sources.pop(source.topic, None)
         else:
             found.sources[source.topic] = source
-    elif record.retired:
-        current = found.table.named(record.task)
-        task = Task.from_canonical(record.definition)
-        if task.fingerprint not in found.table:
-            found.table.add(task)
-            if current is not None:
-                found.table.add(current)
-        found.table.retire(record.fingerprint)
+    elif record.kind == "task":
+        found.table.apply(record)
     else:
-        found.table.add(Task.from_canonical(record.definition))
+        raise BadRecord("wrong-type", f"kind {record.kind!r}, expected task, namespace or source")
+    found.records[record.fingerprint] = record
