@@ -108,7 +108,7 @@ def _token_terms(ready: network.Prepared, features: FeatureColumns, candidate: i
     shared = ready.z_actions is not None
     x_tokens = network.context_tokens(features, ready.idf, shared)
     none = np.zeros(int(x_tokens[0][-1]))
-    if "cross" not in ready:
+    if "cross" not in ready or not len(none):
         return none, none
     a_tokens = ready.a_tokens
     if a_tokens is None:

@@ -17,7 +17,9 @@ from learner.policy import explain, network, serving_kernels, shapes
 from learner.policy.serving import Forward
 from schemas.blocks import TransitionBlock
 from schemas.decision_columns import FeatureColumns
+from schemas.records import DecisionRequest, Vector
 from schemas.task import Task
+from streams.features import Encoder
 from tests.learner.learner_worlds import (
     block_of,
     catalogue_features,
@@ -225,6 +227,15 @@ def test_an_explanation_adds_up_to_the_scores(case: tuple[Task, dict[str, np.nda
         assert terms.linear.sum() == pytest.approx(share * (linear - base), abs=1e-9)
     if "x_projection" not in weights:
         assert len(terms.wide) == task.context.width
+
+
+@pytest.mark.parametrize("text", ["", " ?! "])
+def test_a_context_without_a_token_explains_with_zeros(text: str) -> None:
+    task = catalogue_task()
+    weights = learnt(task, catalogue_rows(task, 300, 4)).weights()
+    request = DecisionRequest("d", task.name, "s", {"words": text, "x": Vector(np.zeros(4, np.float32))})
+    terms = explain.candidate_terms(weights, task, Encoder(task).encode([request]).columns, 0)
+    assert (terms.tokens.size, terms.linear.size, terms.logistic.size) == (0, 0, 0)
 
 
 def test_explaining_asks_for_one_decision_and_one_of_its_candidates() -> None:
