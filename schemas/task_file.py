@@ -75,7 +75,7 @@ def _feature_value(value: object) -> object:
 
 
 def _bound(value: object) -> object:
-    if type(value) in (int, float) and abs(value) > AMOUNT_MAX:  # type: ignore[operator]  # a number here
+    if isinstance(value, int | float) and abs(value) > AMOUNT_MAX:
         raise ValueError(
             f"expected a number from -{AMOUNT_MAX:g} to {AMOUNT_MAX:g}, near what rewards really reach: what lies "
             "beyond is clipped there, and exploration grows with the bounds"
