@@ -1,4 +1,4 @@
-"""docs/reference.md, generated from the code: commands, topics, records, settings, metrics, reason codes.
+"""docs/reference.md, generated from the code: commands, `headrace.toml`, topics, records, settings, metrics, reasons.
 
 ``python -m deploy.reference`` writes it, ``--check`` says whether it is what the code says (part of `make check`).
 """
@@ -13,7 +13,7 @@ from typing import Any
 import typer.main
 from pydantic_settings import BaseSettings
 
-from deploy import demo_report
+from deploy import demo_report, reference_file
 from deploy.cli.entry import app
 from learner.metrics import CATALOGUE as LEARNER_METRICS
 from learner.settings import LearnerSettings
@@ -127,6 +127,13 @@ def _type(avro: Any) -> str:
     return str(avro)
 
 
+def task_file() -> Iterator[str]:
+    """One section per table of `headrace.toml`."""
+    for header, told, rows in reference_file.tables():
+        yield f"### `{header}`\n\n{told}\n"
+        yield table(("key", "type", "default", "range", "meaning"), rows)
+
+
 def page() -> str:
     """The whole page."""
     return "\n".join(
@@ -134,6 +141,11 @@ def page() -> str:
             HEAD,
             "## Commands\n",
             *commands(typer.main.get_command(app), "headrace"),
+            "## headrace.toml\n",
+            "`[tasks.context]` and `[tasks.action]` take a table per feature, `[tasks.reward.outcomes]` one per type "
+            "of outcome, each by its name. A duration is text with its unit: `500ms`, `2s`, `5m`, `1h`, `7d`. A key "
+            "that does not stand here is refused.\n",
+            *task_file(),
             "## Topics\n",
             topics(),
             "## Records\n",

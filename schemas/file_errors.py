@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from schemas.errors import UserError
 
-_REMEDY = "docs/reference.md lists every key with its meaning and default"
+_REMEDY = "every key stands in docs/reference.md, with its meaning and default"
 _MOST = 10
 """Mistakes listed at once; a file with more is likely no headrace.toml at all."""
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from schemas.codec import decode_outcome, decode_request
+from schemas.codec import decode_foreign, decode_outcome, decode_request
 from schemas.registry import FileRegistry
 from schemas.task import parse
 from streams.features import Encoder
+from streams.ingest_fields import SourceMapping
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -37,6 +38,18 @@ def test_the_outcome_of_the_readme_is_one_that_the_task_counts() -> None:
     sent = [text for text in re.findall(r"'customer-17:(\{.*?\})'", README) if "type" in json.loads(text)]
     outcome = decode_outcome(sent[0].encode(), FileRegistry())
     assert outcome.type in {each.name for each in task.reward.types}
+
+
+def test_the_source_of_the_concepts_makes_an_outcome_of_the_shops_order() -> None:
+    concepts = (ROOT / "docs" / "concepts.md").read_text()
+    (event,) = re.findall(r"```json\n(.*?)```", concepts, re.DOTALL)
+    (source,) = re.findall(r"```toml\n(\[\[sources\]\].*?)```", concepts, re.DOTALL)
+    mapping = SourceMapping(parse(source).sources[0])
+    outcome = mapping.outcome(decode_foreign(event.encode(), FileRegistry(), expect="json"))
+    assert outcome is not None
+    assert (outcome.subject, outcome.type, outcome.value) == ("17", "order", 84.5)
+    assert (outcome.outcome_id, outcome.time_ms) == ("70311", 1767225600000)
+    assert mapping.outcome(json.loads(event.replace("paid", "open"))) is None
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *(ROOT / "docs").glob("*.md")], ids=lambda page: page.name)
