@@ -21,10 +21,10 @@ from schemas.compatibility import current
 from schemas.records import Reason
 from schemas.telemetry import Metric
 from schemas.topics import DAY_MS, TOPICS
-from schemas.varints import REASONS
 from streams.decider_settings import DeciderSettings
 from streams.metrics import CATALOGUE as WORKER_METRICS
 from streams.policy import REFUSALS
+from streams.refusal_reasons import CATALOGUE as DEAD_LETTERS
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference.md"
 CATALOGUES = {"workers": WORKER_METRICS, "learner": LEARNER_METRICS}
@@ -161,7 +161,7 @@ def page() -> str:
             "## Reasons of a decision\n",
             table(("reason", "meaning"), ((f"`{r.label}`", _meaning(Reason, r.name)) for r in Reason)),
             "## Reasons of a dead letter\n",
-            table(("reason", "meaning"), ((f"`{code}`", meaning) for code, meaning in REASONS if code)),
+            table(("reason", "meaning"), ((f"`{code}`", meaning) for code, meaning in DEAD_LETTERS.items())),
             "## Reasons why a snapshot is refused\n",
             "Label of `headrace_decide_snapshots_refused`, and reason of the dead letter of its manifest. Chunks are "
             "raw bytes: what is wrong with one is told of the manifest that names it.\n",
