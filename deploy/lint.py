@@ -1,6 +1,6 @@
 """`headrace lint`: read a file of requests and outcomes as headrace would, and show what would be learnt from it.
 
-Pure but for nothing: lines in, findings out. The arithmetic of features is the worker's own encoder; the reward is
+Pure: lines in, findings out. Requests are decided by the worker's own code (`deploy.lint_request`); the reward is
 recomputed by the audit's reading of the rules, as if every outcome came within its window.
 """
 
@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from deploy import audit_rules
+from deploy.lint_request import Requests
 from schemas.codec import BadRecord, decode_outcome, decode_request
 from schemas.records import DecisionRequest, Outcome
 from schemas.registry import FileRegistry
 from schemas.task import Project, Task
-from streams import guardrails
-from streams.features import Encoded, Encoder, undeclared
 
-TOKENS_SHOWN = 5
 REQUEST_FIELDS = frozenset({"context", "candidates", "task", "deadline_ms", "baseline", "episode_id"})
 
 
@@ -44,6 +42,7 @@ def lint(lines: Iterable[bytes], project: Project) -> list[Line]:
     """Findings for every line that is not blank, in order."""
     registry = FileRegistry()
     tasks = {task.name: task for task in project.tasks}
+    judges = Requests(project)
     found: list[Line] = []
     requests: dict[str, tuple[Line, DecisionRequest]] = {}
     outcomes: dict[str, list[tuple[Line, Outcome]]] = defaultdict(list)
@@ -57,7 +56,7 @@ def lint(lines: Iterable[bytes], project: Project) -> list[Line]:
             if line.kind == "request":
                 request = decode_request(text, registry)
                 line.identity = request.decision_id
-                _judge_request(line, request, tasks)
+                _judge_request(line, request, judges)
                 if request.decision_id in requests:
                     first = requests[request.decision_id][0].number
                     line.warnings.append(f"decision_id stands in line {first} already: this one is a duplicate")
@@ -82,43 +81,10 @@ def _kind(text: bytes) -> str:
     return "request" if isinstance(fields, dict) and fields.keys() & REQUEST_FIELDS else "outcome"
 
 
-def _judge_request(line: Line, request: DecisionRequest, tasks: dict[str, Task]) -> None:
-    task = tasks.get(request.task)
-    if task is None:
-        line.error = f"unknown-task: no task {request.task!r} in the file, it has {', '.join(sorted(tasks))}"
-        return
-    encoded = Encoder(task).encode([request])
-    if encoded.errors:
-        line.error = f"{encoded.errors[0].reason}: {encoded.errors[0].detail}"
-        return
-    line.features = list(_features(task, request, encoded))
-    for name in undeclared(task.context, request.context):
-        line.warnings.append(f"context feature {name!r} is not declared and not used")
-    for feature in task.context.features:
-        if feature.name not in request.context:
-            line.warnings.append(f"context feature {feature.name!r} is missing: it counts as zero")
-    names = {name for each in request.candidates or () for name in undeclared(task.action, each.features)}
-    line.warnings += [f"action feature {name!r} is not declared and not used" for name in sorted(names)]
-
-
-def _features(task: Task, request: DecisionRequest, encoded: Encoded) -> Iterator[str]:
-    """What the policy sees, in words."""
-    columns = encoded.columns
-    for name, value in zip(task.context.columns(), columns.context[0].tolist(), strict=True):
-        yield f"context.{name} = {value:g}"
-    if len(columns.context_token_counts):
-        tokens = columns.context_tokens.tolist()
-        shown = ", ".join(map(str, tokens[:TOKENS_SHOWN])) + (", …" if len(tokens) > TOKENS_SHOWN else "")
-        yield f"context tokens: {len(tokens)} ({shown})"
-    if encoded.num_dropped:
-        yield "some tokens were dropped: the texts are longer than the task's token budget"
-    yield f"candidates: {int(columns.num_candidates[0])}"
-    for index, candidate in enumerate(request.candidates or ()):
-        cells = zip(task.action.columns(), columns.actions[index].tolist(), strict=True)
-        yield f"  {candidate.action_id}: " + (", ".join(f"{name} = {value:g}" for name, value in cells) or "(id only)")
-    allowed = guardrails.mask(task, [request], columns)
-    if not allowed.all():
-        yield f"guardrails leave {int(allowed.sum())} of {len(allowed)} candidates"
+def _judge_request(line: Line, request: DecisionRequest, judges: Requests) -> None:
+    judged = judges.judge(request)
+    line.error, line.features = judged.error, judged.features
+    line.warnings += judged.warnings
 
 
 def _judge_outcomes(

@@ -43,6 +43,33 @@ REQUEST: dict[str, Any] = {
 CLICK = {"decision_id": "d1", "subject": "s", "type": "click"}
 
 
+CATALOGUE = """
+[namespace]
+name = "n"
+partitions = 2
+[[tasks]]
+name = "route"
+actions = ["card", { id = "refund", features = { weight = 2.0 } }, "other"]
+baseline = "refund"
+[tasks.context]
+x = { kind = "number" }
+member = { kind = "boolean" }
+country = { kind = "category", values = ["de", "fr"] }
+[tasks.action]
+weight = { kind = "number" }
+[tasks.reward]
+window = "10s"
+[tasks.reward.outcomes.click]
+aggregate = "max"
+binary = true
+"""
+STOCK = PROJECT.replace(
+    "[tasks.reward]", '[[tasks.guardrails]]\nname = "s"\nallow_if = "action.stock > 0"\n[tasks.reward]'
+)
+CONTEXT = {"x": 1, "member": True, "country": "de"}
+ROUTE: dict[str, Any] = {"decision_id": "d1", "task": "route", "subject": "s", "context": CONTEXT}
+
+
 def lines(*records: Any) -> list[bytes]:
     return [record if isinstance(record, bytes) else json.dumps(record).encode() for record in records]
 
@@ -125,3 +152,59 @@ def test_the_command_names_lines_and_exits_with_1_when_one_is_bad(
     events.write_bytes(b"\n".join(lines(REQUEST, b"{broken")))
     assert run(arguments) == 1
     assert "line 2: request: bad-json" in capsys.readouterr().out
+
+
+def test_a_part_of_the_catalogue_is_shown_with_the_catalogues_own_features() -> None:
+    offered = {**ROUTE, "candidates": [{"action_id": "refund"}, {"action_id": "other"}]}
+
+    part, whole = lint(lines(offered, {**ROUTE, "decision_id": "d2"}), parse(CATALOGUE))
+
+    assert (part.error, part.warnings) == (None, [])
+    assert part.features[-3:] == ["candidates: 2 of the catalogue's 3", "  refund: weight = 2", "  other: weight = 0"]
+    assert whole.features[-1] == "candidates: 3 of the catalogue's 3"
+
+
+@pytest.mark.parametrize(
+    ("project", "request_", "reason"),
+    [
+        (CATALOGUE, {**ROUTE, "baseline": 7}, "bad-baseline: baseline 7 of 3"),
+        (CATALOGUE, {**ROUTE, "slots": 3}, "bad-slots: 3 slots asked"),
+        (CATALOGUE, {**ROUTE, "candidates": [{"action_id": "crad"}]}, "unknown-action: action 'crad'"),
+        (CATALOGUE, {**ROUTE, "candidates": [{"action_id": "card"}] * 2}, "duplicate-action"),
+        (STOCK, REQUEST, "all-masked: the guardrails leave no candidate"),
+        (
+            PROJECT,
+            {**REQUEST, "candidates": [{"action_id": f"{i:0250}", "features": {"hot": True}} for i in range(60_000)]},
+            "too-",
+        ),
+    ],
+)
+def test_what_a_worker_refuses_is_refused(project: str, request_: dict[str, Any], reason: str) -> None:
+    (found,) = lint(lines(request_), parse(project))
+
+    assert (found.error or "").startswith(reason), found.error
+
+
+def test_a_guardrail_that_leaves_some_is_told() -> None:
+    stocked = [{"action_id": "a", "features": {"stock": 1}}, {"action_id": "b", "features": {"stock": 0}}]
+
+    (found,) = lint(lines({**REQUEST, "candidates": stocked}), parse(STOCK))
+
+    assert found.error is None
+    assert found.features[-1] == "guardrails leave 1 of 2 candidates"
+
+
+@pytest.mark.parametrize(
+    ("context", "warning"),
+    [
+        ({"country": "at"}, "context: category 'country' is 'at', declared are de, fr: it counts as none"),
+        ({"country": ["de", "it"]}, "context: category 'country' is 'it', declared are de, fr: it counts as none"),
+        ({"x": True}, "context: number 'x' is True: it counts as 1; send a number"),
+        ({"member": 1}, "context: boolean 'member' is 1.0: it counts as true; send true or false"),
+    ],
+)
+def test_a_slip_that_a_worker_accepts_is_a_warning(context: dict[str, Any], warning: str) -> None:
+    (found,) = lint(lines({**ROUTE, "context": {**CONTEXT, **context}}), parse(CATALOGUE))
+
+    assert found.error is None
+    assert found.warnings == [warning]
