@@ -232,7 +232,7 @@ SHARED = (
         "counter",
         "records",
         "Records that could not be used, by topic and reason; each stands in the dead-letters topic.",
-        "`headrace lint` explains a record; kcat -t <namespace>.dead-letters shows where it stood.",
+        "`headrace dead-letters` shows which record, why and its first bytes; `headrace lint` tells before it is sent.",
         ("topic", "reason"),
     ),
     Metric(

@@ -60,6 +60,7 @@ for _group in (
     "running",
     "exchange",
     "status",
+    "dead_letters",
     "lint",
     "audit",
     "explain",
