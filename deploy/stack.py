@@ -104,14 +104,13 @@ def prepare(
         broker.require(bootstrap, options)
     keys = state_dir / "keys"
     try:
-        if not (keys / signing_keys.PRIVATE_KEY_FILE).exists():
-            signing_keys.create_keys(keys)
+        private_key, public_key = signing_keys.pair_of(keys)
         settings = load_settings(
             CommonSettings,
             bootstrap=bootstrap,
             namespace=project.namespace.name,
             state_dir=state_dir.resolve(),
-            public_key=(keys / signing_keys.PUBLIC_KEY_FILE).resolve(),
+            public_key=public_key.resolve(),
             kafka_options=dict(options or {}),
         )
         topics.apply(settings, project)
@@ -121,7 +120,7 @@ def prepare(
             broker.stop(Path(running.folder))
         raise
     ports = dict(zip(PROCESSES, processes.free_ports(len(PROCESSES)), strict=True))
-    return Stack(settings, (keys / signing_keys.PRIVATE_KEY_FILE).resolve(), ports, running)
+    return Stack(settings, private_key.resolve(), ports, running)
 
 
 def named(project: Project, namespace: str | None) -> Project:

@@ -25,7 +25,10 @@ PUBLIC_KEY_FILE = "headrace.public.pem"
 
 
 def create_keys(folder: str | Path) -> tuple[Path, Path]:
-    """Make a key pair in `folder`: (private file, mode 0600; public file). Raises UserError; overwrites nothing."""
+    """Make a key pair in `folder`: (private file, mode 0600; public file).
+
+    Raises UserError; overwrites nothing, and leaves no half of a pair that was not there before.
+    """
     folder = Path(folder)
     private, public = folder / PRIVATE_KEY_FILE, folder / PUBLIC_KEY_FILE
     key = Ed25519PrivateKey.generate()
@@ -39,14 +42,43 @@ def create_keys(folder: str | Path) -> tuple[Path, Path]:
             made.append(path)
             path.write_bytes(content)
     except FileExistsError as error:
+        _remove(made)
         remedy = "use the keys that are there, or name another folder; new keys need every worker's public key changed"
         raise UserError(f"{error.filename} is there already", remedy) from error
     except OSError as error:
-        for path in made:  # half of a pair would stand in the way of the next try
-            path.unlink(missing_ok=True)
+        _remove(made)
         where = error.filename or (made[-1] if made else folder)  # a full disk names no file
         raise UserError(f"{where} cannot be written: {error.strerror}", "name a folder of your own") from error
     return private, public
+
+
+def pair_of(folder: str | Path) -> tuple[Path, Path]:
+    """The pair in `folder`, made where there is none: (private file, public file).
+
+    Raises UserError for half a pair, and for two keys that are none: no snapshot would be served.
+    """
+    folder = Path(folder)
+    private, public = folder / PRIVATE_KEY_FILE, folder / PUBLIC_KEY_FILE
+    missing = [path for path in (private, public) if not path.exists()]
+    if len(missing) == 2:
+        return create_keys(folder)
+    if missing:
+        raise UserError(
+            f"{missing[0]} is missing, of its pair only the other file is there",
+            "bring it back, or move the other one away: a new pair is made then, and every worker needs its public key",
+        )
+    if load_private_key(private).public_key() != load_public_key(public):
+        raise UserError(
+            f"{private} and {public} do not belong together: no worker would take a snapshot",
+            "bring back the file that belongs to the other, or move both away: a new pair is made then",
+        )
+    return private, public
+
+
+def _remove(made: list[Path]) -> None:
+    """Half of a pair would stand in the way of the next try."""
+    for path in made:
+        path.unlink(missing_ok=True)
 
 
 def load_private_key(path: str | Path) -> Ed25519PrivateKey:

@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as arrays_of
 
 from schemas.errors import UserError
 from schemas.records import ChainPosition, SnapshotManifest, TrainedPosition
-from schemas.signing_keys import PRIVATE_KEY_FILE, create_keys, load_private_key, load_public_key
+from schemas.signing_keys import PRIVATE_KEY_FILE, create_keys, load_private_key, load_public_key, pair_of
 from schemas.weights import DTYPES, BadWeights, WeightLimits, pack, sha256, sign, unpack, verify
 
 ARRAYS = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.array([1, 2], np.int64), "s": np.array(3.0)}
@@ -252,6 +252,29 @@ def test_created_keys_are_private_and_are_never_overwritten(tmp_path: Path) -> N
     with pytest.raises(UserError, match="is there already"):
         create_keys(tmp_path / "keys")
     assert private.read_bytes() == before
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_beside_half_a_pair_no_new_key_is_left(tmp_path: Path, kept: int) -> None:
+    pair = create_keys(tmp_path)
+    there = pair[kept]
+    pair[1 - kept].unlink()
+    before = there.read_bytes()
+
+    for make in (create_keys, pair_of, pair_of):
+        with pytest.raises(UserError, match="is there"):
+            make(tmp_path)
+        assert list(tmp_path.glob("*.pem")) == [there]
+    assert there.read_bytes() == before
+
+
+def test_a_pair_is_made_once_and_two_keys_of_different_pairs_are_refused(tmp_path: Path) -> None:
+    private, public = pair_of(tmp_path)
+    assert pair_of(tmp_path) == (private, public)
+    create_keys(tmp_path / "other")[1].replace(public)
+
+    with pytest.raises(UserError, match="do not belong together"):
+        pair_of(tmp_path)
 
 
 def test_files_that_hold_no_key_are_user_errors(tmp_path: Path) -> None:
