@@ -220,9 +220,14 @@ def _with(folder: Path, node: Node) -> RunningBroker:
 
 
 def _keep(running: RunningBroker) -> None:
-    """Write ``broker.json``, so that whoever reads it finds the old one or the new one whole."""
+    """Write ``broker.json``, so that whoever reads it finds the old one or the new one whole.
+
+    For its owner only: a secure broker's password stands in it.
+    """
     kept = Path(running.folder) / "broker.json"
     new = kept.with_suffix(".json.new")
+    new.unlink(missing_ok=True)  # left by a start that was killed, perhaps with another mode
+    new.touch(mode=0o600)
     new.write_text(json.dumps(asdict(running), indent=1))
     new.replace(kept)
 

@@ -69,6 +69,7 @@ def test_a_secure_broker_takes_only_who_knows_the_password(tmp_path: Path) -> No
         wrong = {**running.kafka_options, "sasl.password": "guess"}
         assert local_broker.answers(running.bootstrap, wrong, 1) == 0
         assert (tmp_path / "security" / "security.json").stat().st_mode & 0o077 == 0
+        assert (tmp_path / "broker.json").stat().st_mode & 0o077 == 0
     finally:
         local_broker.stop(tmp_path)
 
