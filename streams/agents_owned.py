@@ -6,7 +6,7 @@ The shell around the pure `JoinPartition`; lives on the event loop, one object p
     folding      journal records go in, transitions go out
     waiting      its journal refers to a task that nobody has applied here: alarm, look again at every tick
     no schema    its journal holds a record whose schema the registry does not give: say so, read it again every second
-    refused      the journal has lost what was not joined yet: only `--declare-gap` goes on
+    refused      the journal has lost what was not joined yet: only `--declare-gap` goes on; or it is another one
 
 Nothing is queued here: a batch that comes in any state but *folding*, or that does not continue the fold, is dropped
 and its partition is read again from the fold's next offset when it can go on. What was acked proves nothing: only
@@ -97,7 +97,7 @@ class OwnedPartition:
     def begin_fold(self, found: ReadState) -> int:
         """Start folding from what was read back; returns the journal offset to read from.
 
-        Raises UserError when the journal no longer holds what must be folded (join.md rule 10).
+        Raises UserError when the journal no longer holds what must be folded (join.md rule 10), or is another one.
         """
         settings = self._ports.settings
         resume, gaps = self._resume(found)
@@ -125,6 +125,7 @@ class OwnedPartition:
         gaps: tuple[JournalGap, ...] = ()
         if found.progress is not None:
             resume, gaps = found.progress.resume, found.progress.gaps
+            self._require_same_journal(found.progress, found.journal_end)
         missing = found.journal_start - resume.offset
         if missing <= 0:
             return resume, gaps
@@ -138,6 +139,18 @@ class OwnedPartition:
         log.warning("%s[%d]: gap of %d records declared", self._journal, self.partition, missing)
         self._ports.metrics.add("headrace_join_declared_gap_records", missing, partition=self.partition)
         return replace(resume, offset=found.journal_start), (*gaps, JournalGap(resume.offset, missing))
+
+    def _require_same_journal(self, progress: Progress, journal_end: int) -> None:
+        """All that a journal made anew holds up to its old end would be dropped, as folded before."""
+        if progress.journal_offset > journal_end:
+            self.state = State.REFUSED
+            raise UserError(
+                f"{self._journal}[{self.partition}] ends at offset {journal_end}, but the join has read up to "
+                f"{progress.journal_offset}: the topic was made anew, or its broker lost what it had acknowledged; "
+                "what it holds now would pass for joined",
+                "start again, if the broker has just come back and may still find the rest; otherwise nothing that "
+                "was joined continues in this journal: use a new namespace",
+            )
 
     async def fold(self, batch: RecordBatch) -> bool:
         """Fold a batch and write what it closes; False: it does not continue the fold, read again."""

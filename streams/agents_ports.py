@@ -23,7 +23,7 @@ class State(Enum):
     WAITING = "waits for a task definition that its journal refers to"
     NO_SCHEMA = "waits for the schema registry"
     READING_AGAIN = "reads again what waited for the schema registry"
-    REFUSED = "has lost journal records that were not joined"
+    REFUSED = "has lost journal records that were not joined, or has another journal"
 
 
 @dataclass(slots=True)

@@ -98,13 +98,15 @@ def read_state(settings: CommonSettings, registry: Registry, partition: int) -> 
     journal = TopicPartition(topic(settings.namespace, "journal"), partition)
     client = consumer(settings, "read-state", SCAN_WAIT_MS)
     try:
-        journal_start, journal_end = client.get_watermark_offsets(journal, timeout=ANSWER_S)
         low, end = client.get_watermark_offsets(where, timeout=ANSWER_S)
         newest = _newest_progress(client, registry, where, low, end)
         start = low if newest is None else max(low, newest.transitions_offset)
         refused: deque[tuple[Read, BadRecord]] = deque(maxlen=REFUSED_MAX)
         records = _sorted_out(_range(client, where, start, end), registry, refused)
-        return replace(judge(newest, records, end, journal_start, journal_end), refused=tuple(refused))
+        found = judge(newest, records, end, 0, 0)
+        # Asked last: what a Progress has read was in the journal before it was written, whoever wrote it meanwhile.
+        journal_start, journal_end = client.get_watermark_offsets(journal, timeout=ANSWER_S)
+        return replace(found, journal_start=journal_start, journal_end=journal_end, refused=tuple(refused))
     finally:
         client.close()
 

@@ -342,6 +342,28 @@ def test_records_of_an_earlier_life_are_ignored() -> None:
     asyncio.run(run())
 
 
+def test_a_journal_made_anew_is_refused_rather_than_read_and_ignored() -> None:
+    """Found by review: all that came was dropped as folded before, in every worker and for ever."""
+
+    async def run() -> None:
+        bench = Bench()
+        bench.begin()
+        await bench.owned.fold(bench.append(1000, *[Tick()] * 50))
+        await bench.owned.fold(bench.append(9000, Tick()))
+        bench.read_back()
+        await bench.owned.checkpoint()
+        folded = bench.written(Progress)[-1].journal_offset
+        bench.begin()  # a log that ends where the fold stands is as it should be
+        bench.journal.clear()
+        bench.append(3_000_000, decisions(ids(3)))
+        with pytest.raises(UserError, match=rf"unit.journal\[0\] ends at offset 1, .* read up to {folded}") as refused:
+            bench.begin()
+        assert "a new namespace" in refused.value.remedy
+        assert bench.owned.state is State.REFUSED
+
+    asyncio.run(run())
+
+
 def test_what_the_journal_lost_is_refused_with_the_remedy() -> None:
     bench = Bench()
     with pytest.raises(UserError, match=r"unit.journal\[0\] starts at offset 7, but the join must go on at 0"):
