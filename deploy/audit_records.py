@@ -15,6 +15,7 @@ from schemas.arrays import I32
 from schemas.blocks import DecisionBlock, OutcomeBlock
 from schemas.decision_columns import PROPENSITY_ONE
 from schemas.task import DEDUPE_MS_MIN, Task
+from schemas.task_shape import Shape
 
 Key = tuple[int, int]
 Bools = npt.NDArray[np.bool_]
@@ -128,11 +129,14 @@ def decided_of(
     counts = columns.features.num_candidates.tolist()
     own_keys = columns.features.action_keys.tolist()
     chosen_NS = columns.chosen.tolist()
-    sound = _sound_rows(block)
+    fits = Shape.of(task).fits(columns)  # a block that contradicts its task holds choices of nothing
+    sound = _sound_rows(block) if fits else [False] * len(counts)
     rows, first = [], 0
     for row, count in enumerate(counts):
         offered = catalogue if block.columns.catalogue else own_keys[first : first + count]
         chosen = tuple(offered[index] if 0 <= index < len(offered) else 0 for index in chosen_NS[row])
+        if not fits:
+            chosen = (0,) * task.num_slots
         key = (int(block.decision_keys[row, 0]), int(block.decision_keys[row, 1]))
         rows.append(
             Decided(
@@ -144,7 +148,7 @@ def decided_of(
                 time_ms=now,
                 chosen=chosen,
                 values=tuple(columns.values[row].tolist()) if len(columns.values) else (),
-                sound=sound[row],
+                sound=sound[row] and (not catalogue or count == len(catalogue)),
                 horizon_ms=horizon_ms,
             )
         )

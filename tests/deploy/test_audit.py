@@ -13,10 +13,12 @@ from deploy.audit import Entries, PartitionAudit, judge
 from deploy.definitions import Definitions
 from schemas.blocks import Tick, TransitionBlock
 from schemas.chain import ChainReader
+from schemas.decision_columns import DecisionColumns
 from schemas.records import DecisionBucket, Progress, Resume
 from schemas.task import Task
 from streams.join import JoinPartition
 from tests.oracle.join_world import Journal, Told, decisions, make_journal, make_task, outcomes, table_of, world_tasks
+from tests.streams.test_join_shapes import CASES, block_of, columns_of
 
 WHOLE = {"journal": True, "transitions": True}
 SECOND = 1_000
@@ -111,6 +113,20 @@ def test_an_outcome_without_an_id_looks_at_the_latest_256_decisions_of_its_subje
 
     assert result.reasons == []
     assert result.outcome_counts[bucket] == 1
+
+
+@pytest.mark.parametrize(("task", "change"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_a_block_with_other_columns_than_its_task_is_quarantined_by_the_audit_too(
+    task: Task, change: Callable[[DecisionColumns], DecisionColumns]
+) -> None:
+    good, start = columns_of(task), 10_000 * SECOND
+    journal: Journal = [(0, start, block_of(task, change(good), 1)), (1, start + 1, block_of(task, good, 2))]
+    journal += [(2, start + 4_000 * SECOND, Tick()), (3, start + 9_000 * SECOND, Tick())]
+
+    result = audited([task], journal, join([task], journal))
+
+    assert result.reasons == []
+    assert result.decision_counts["quarantined"] == 4
 
 
 def altered(transitions: Entries, change: Callable[[TransitionBlock], TransitionBlock | None]) -> Entries:
