@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from schemas.expressions import check_expression
 from schemas.file_errors import did_you_mean
+from schemas.limits import LIMITS
 
 AMOUNT_MAX = 1e18
 """Bounds and weights: their squares, and sums of those, are far from the largest float32 (3.4e38), in which rewards
@@ -74,8 +75,15 @@ def _feature_value(value: object) -> object:
     raise ValueError("expected a finite number, text, true or false, a list of texts or a list of numbers")
 
 
-def _bound(value: object) -> object:
-    if isinstance(value, int | float) and abs(value) > AMOUNT_MAX:
+def _action_id(value: str) -> str:
+    size, limit = len(value.encode()), LIMITS.name_bytes_max  # requests and outcomes count bytes as well
+    if size > limit:
+        raise ValueError(f"expected at most {limit} bytes of UTF-8, it has {size}: give the action a shorter id")
+    return value
+
+
+def _bound(value: float) -> float:
+    if abs(value) > AMOUNT_MAX:
         raise ValueError(
             f"expected a number from -{AMOUNT_MAX:g} to {AMOUNT_MAX:g}, near what rewards really reach: what lies "
             "beyond is clipped there, and exploration grows with the bounds"
@@ -85,8 +93,9 @@ def _bound(value: object) -> object:
 
 Duration = Annotated[int, BeforeValidator(duration_ms), PlainSerializer(lambda ms: f"{ms}ms")]
 Expression = Annotated[str, BeforeValidator(_expression)]
-RewardBound = Annotated[float, BeforeValidator(_bound)]
+RewardBound = Annotated[float, AfterValidator(_bound)]
 Name = Annotated[str, Field(pattern=_NAME)]
+ActionId = Annotated[str, Field(min_length=1), AfterValidator(_action_id)]
 Identifier = Annotated[str, Field(min_length=1, max_length=256)]
 FeatureName = Annotated[str, Field(min_length=1, max_length=64)]
 AnyValue = Annotated[Any, BeforeValidator(_feature_value)]
@@ -168,7 +177,7 @@ Features = Annotated[dict[FeatureName, FeatureTable], Field(max_length=1024)]
 class ActionTable(Table):
     """One action of the declared catalogue."""
 
-    id: Identifier
+    id: ActionId
     """What a decision names, and what the shop knows it by."""
     features: dict[FeatureName, AnyValue] = Field(default_factory=dict)
     """Its features by name, each declared under `[tasks.action]` or used by a guardrail."""
@@ -274,7 +283,7 @@ class TaskFile(Table):
     """Answer when the log has the decision, or at once: sooner by a millisecond, and a crash may then lose a
     decision that was answered.
     """
-    baseline: Identifier | None = None
+    baseline: ActionId | None = None
     """The action taken while no snapshot serves; needs a catalogue. Without it the choice is even."""
     epsilon: float = Field(default=0.1, ge=0, le=1)
     """The share of even choice that is mixed into the baseline."""
@@ -334,7 +343,10 @@ def _rule(constant: Callable[[object], bool], what: str) -> BeforeValidator:
 
 
 _PATH = _rule(lambda _: False, "")
-_TEXT = _rule(lambda value: isinstance(value, str) and value != "", "a constant text or ")
+_TEXT = _rule(
+    lambda value: isinstance(value, str) and 0 < len(value.encode()) <= LIMITS.id_bytes_max,
+    f"a constant text of at most {LIMITS.id_bytes_max} bytes or ",
+)
 _NUMBER = _rule(lambda value: isinstance(value, int | float) and not isinstance(value, bool), "a constant number or ")
 
 

@@ -262,6 +262,20 @@ def test_a_feature_of_an_action_that_nothing_knows_is_refused() -> None:
     assert "has the feature 'prce'" in refusal(changed("price = 99", "prce = 99", RICH))
 
 
+def test_ids_of_actions_are_counted_in_bytes_as_they_are_in_every_message() -> None:
+    fits, too_long = "ß" * 128, "ß" * 129
+    assert tasks.parse(changed("refund", fits)).task("support").actions[1] == fits
+    found = refusal(changed("refund", too_long))
+    assert 'tasks[0].actions[1] (task "support"): expected at most 256 bytes of UTF-8, it has 258' in found
+    assert "tasks[0].baseline" in refusal(changed('name = "support"', f'name = "support"\nbaseline = "{too_long}"'))
+
+
+def test_a_constant_type_of_outcomes_is_as_long_as_a_message_may_have_it() -> None:
+    source = '[[sources]]\ntopic = "t"\nsubject = { path = "a" }\ntype = "%s"\n'
+    assert tasks.parse(TASK + source % ("ß" * 32)).sources[0].type.constant == "ß" * 32
+    assert "sources[0].type: expected a constant text of at most 64 bytes or" in refusal(TASK + source % ("ß" * 33))
+
+
 def test_a_feature_of_an_action_of_the_wrong_type_is_refused() -> None:
     assert "action 'b': feature 'price': expected a number, got str 'x'" in refusal(changed("99", '"x"', RICH))
 
