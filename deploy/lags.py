@@ -8,6 +8,8 @@ from deploy import topics
 from schemas.settings import CommonSettings
 
 TIMEOUT_S = 5.0
+ROLES = ("decide", "ingest", "join")
+"""Groups that commit are `<namespace>.<role>`. By their whole names: `shop.eu.ingest` is none of the namespace shop."""
 
 Offsets = dict[int, int]
 """Next offset by partition."""
@@ -19,7 +21,7 @@ def committed(settings: CommonSettings) -> list[tuple[str, str, Offsets]]:
     found: dict[tuple[str, str], Offsets] = {}
     try:
         listed = client.list_consumer_groups(request_timeout=TIMEOUT_S).result()
-        groups = sorted(each.group_id for each in listed.valid if each.group_id.startswith(f"{settings.namespace}."))
+        groups = sorted({each.group_id for each in listed.valid} & {f"{settings.namespace}.{role}" for role in ROLES})
         for group in groups:
             asked = client.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)], request_timeout=TIMEOUT_S)
             for place in asked[group].result().topic_partitions:
