@@ -13,13 +13,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
 from deploy import processes
+from schemas.errors import UserError
+from schemas.settings import load_settings
+from streams.settings import WorkerSettings
 
-STOP_S = 11.0
-"""A worker ends within 10 s of SIGTERM; then it is killed."""
+LATER_S = 2.0
+"""A worker ends within HEADRACE_STOP_S_MAX of SIGTERM; so much later it is killed."""
+_ASKED = (-signal.SIGTERM, -signal.SIGINT)
+"""Codes of children that were told to stop before they listened: that is no failure."""
 TAIL_LINES = 40
 
 
@@ -115,33 +121,39 @@ class Supervisor:
         return self.first_ended() is not None or self.first_gone() is not None
 
     def wait(self) -> int:
-        """Until a child ends, something that they need is gone or a signal comes.
+        """Until a child ends, something that they need is gone or a signal comes, then end all.
 
-        The exit code of the group: 0 after a signal, 1 when something was gone.
+        The worst exit code of any, 0 where all ended in order; a child that a signal killed counts as 128 and its
+        number, as a shell has it. At least 1 when something was gone.
         """
+        worst = 0
         while not self._stopping.is_set():
-            ended = self.first_ended()
+            ended, gone = self.first_ended(), self.first_gone()
             if ended is not None:
                 self._say(f"headrace | {ended.name} ended with code {ended.code}; ending the others")
-                return ended.code or 0
-            gone = self.first_gone()
+                break
             if gone is not None:
                 self._say(f"headrace | the {gone} has ended, and it was not us who ended it; ending the others")
-                return 1
+                worst = 1
+                break
             self._stopping.wait(0.2)
-        return 0
+        told = [child for child in self.children if child.code is None]
+        self.end()
+        codes = [child.code or 0 for child in self.children if not (child in told and child.code in _ASKED)]
+        return max([worst, *(code if code >= 0 else 128 - code for code in codes)])
 
     def end(self) -> None:
         """SIGTERM to all at once, then SIGKILL to those that do not end in time."""
         running = [child for child in self.children if child.code is None]
         for child in running:
             child.process.terminate()
-        deadline = time.monotonic() + STOP_S
+        patience_s = _stop_s() + LATER_S
+        deadline = time.monotonic() + patience_s
         for child in running:
             try:
                 child.process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                self._say(f"headrace | {child.name} did not end within {STOP_S:.0f} s; killing it")
+                self._say(f"headrace | {child.name} did not end within {patience_s:g} s; killing it")
                 child.process.kill()
                 child.process.wait()
         for child in self.children:
@@ -173,6 +185,13 @@ class Supervisor:
     def is_stopping(self) -> bool:
         """Whether a signal has come."""
         return self._stopping.is_set()
+
+
+def _stop_s() -> float:
+    """HEADRACE_STOP_S_MAX as the children have it; a value that is none they have refused themselves."""
+    with suppress(UserError):
+        return load_settings(WorkerSettings).stop_s_max
+    return float(WorkerSettings.model_fields["stop_s_max"].default)
 
 
 def _to_stderr(line: str) -> None:

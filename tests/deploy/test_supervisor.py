@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from deploy import processes
+from deploy import supervisor as supervisor_module
 from deploy.supervisor import Supervisor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,14 +87,56 @@ def test_last_words_are_the_error_and_not_what_follows_it() -> None:
 
 
 def test_a_child_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deploy.supervisor.STOP_S", 0.5)
-    supervisor = Supervisor(lambda _: None)
+    monkeypatch.setenv("HEADRACE_STOP_S_MAX", "0.3")
+    monkeypatch.setattr("deploy.supervisor.LATER_S", 0.2)
+    lines: list[str] = []
+    supervisor = Supervisor(lines.append)
     child = supervisor.start_command("stubborn", STUBBORN)
     assert processes.wait_until(lambda: "deaf" in " ".join(child.tail), 10)
 
+    begun_s = time.monotonic()
     supervisor.end()
 
     assert child.code == -signal.SIGKILL
+    assert time.monotonic() - begun_s < 5
+    assert lines[-1] == "headrace | stubborn did not end within 0.5 s; killing it"
+
+
+@pytest.mark.parametrize(("setting", "seconds"), [(None, 9.0), ("30", 30.0), ("soon", 9.0)])
+def test_children_have_the_time_that_their_setting_gives_them(
+    setting: str | None, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HEADRACE_STOP_S_MAX", raising=False)
+    if setting is not None:
+        monkeypatch.setenv("HEADRACE_STOP_S_MAX", setting)
+
+    assert supervisor_module._stop_s() == seconds
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [
+        ("raise SystemExit(1)", 1),
+        ("raise SystemExit(0)", 0),
+        ("os.kill(os.getpid(), signal.SIGKILL)", 128 + signal.SIGKILL),
+        ("signal.signal(signal.SIGTERM, signal.SIG_DFL); os.kill(os.getpid(), signal.SIGTERM)", 0),
+    ],
+)
+def test_after_a_signal_the_groups_code_is_that_of_the_child_that_ended_worst(ending: str, code: int) -> None:
+    program = f"""
+import os, signal, time
+def end(*_):
+    {ending}
+signal.signal(signal.SIGTERM, end)
+print("up", flush=True)
+time.sleep(60)
+"""
+    with Supervisor(lambda _: None) as supervisor:
+        supervisor.start_command("sleeper", SLEEP)
+        child = supervisor.start_command("child", [sys.executable, "-c", program])
+        assert processes.wait_until(lambda: "up" in child.tail, 20)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert supervisor.wait() == code
 
 
 def test_children_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
