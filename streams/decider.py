@@ -47,7 +47,7 @@ from streams.request_log import RequestLog
 from streams.salvage import salvage
 from streams.snapshots import SnapshotFollower
 from streams.tasks import TaskFollower
-from streams.topic_checks import require_append_time
+from streams.topic_checks import require_append_time, require_same_partitions
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +68,8 @@ LEAVE_S = 2.0
 def run(settings: DeciderSettings) -> int:
     """Decide until SIGTERM or SIGINT; returns the exit code.
 
-    Raises UserError before anything is started: no broker, a missing topic, no schema registry, nothing applied, no
-    public key, a state folder that cannot be written, a port in use.
+    Raises UserError before anything is started: no broker, a topic that is missing or not as it must be, no schema
+    registry, nothing applied, no public key, a state folder that cannot be written, a port in use.
     """
     outage = quiet.set_up(settings.log_level)
     spare_memory.give_back_from_now_on()
@@ -81,6 +81,7 @@ def run(settings: DeciderSettings) -> int:
     metrics, health = worker_metrics(), Health(settings.stall_s_max)
     with TaskFollower(settings, registry) as tasks:
         tasks.wait_ready(TASKS_READ_S)
+        require_same_partitions(settings, [topic(settings.namespace, "decisions")], tasks.namespace.partitions)
         snapshots = SnapshotFollower(
             settings,
             registry,

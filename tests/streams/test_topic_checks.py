@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +13,8 @@ from confluent_kafka import KafkaError, KafkaException
 
 from schemas.errors import UserError
 from schemas.settings import CommonSettings, load_settings
-from streams import topic_checks
+from streams import decider, topic_checks
+from streams.decider_settings import DeciderSettings
 
 STAMPED = {"message.timestamp.type": SimpleNamespace(value="LogAppendTime")}
 
@@ -59,3 +62,19 @@ def test_missing_rights_are_named_at_once(settings: CommonSettings) -> None:
     with pytest.raises(UserError, match="cannot be read") as caught:
         topic_checks.require_append_time(settings, ["t"])
     assert "the right to describe" in caught.value.remedy
+
+
+def test_a_decider_whose_decisions_topic_has_other_partitions_than_the_namespace_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Found by review: with fewer it was ready, and ended again and again at an answer that it could not write."""
+    tasks = SimpleNamespace(wait_ready=lambda _: None, namespace=SimpleNamespace(partitions=4))
+    monkeypatch.setattr(decider, "quiet", SimpleNamespace(set_up=lambda _: None))
+    monkeypatch.setattr(decider, "spare_memory", SimpleNamespace(give_back_from_now_on=lambda: None))
+    for name in ("require_topics", "require_append_time", "open_for_service"):
+        monkeypatch.setattr(decider, name, lambda *_: None)
+    monkeypatch.setattr(decider, "TaskFollower", lambda *_: nullcontext(tasks))
+    monkeypatch.setattr(decider, "SnapshotFollower", lambda *_, **__: pytest.fail("it has started"))
+    monkeypatch.setattr(topic_checks, "require_topics", lambda settings, names: dict.fromkeys(names, 1))
+    with pytest.raises(UserError, match=r"topic n.decisions has 1 partitions, the namespace has 4"):
+        decider.run(load_settings(DeciderSettings, namespace="n", state_dir=tmp_path))
