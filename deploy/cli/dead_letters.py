@@ -35,7 +35,7 @@ def dead_letters(
 
         headrace dead-letters --follow --reason unknown-action
 
-        headrace dead-letters --json --last 1000 | jq -r .reason | sort | uniq -c
+        headrace dead-letters --json | jq -r .reason | sort | uniq -c
     """
     from deploy import dead_letters as letters
     from schemas.topics import topic
