@@ -23,7 +23,7 @@ from deploy.audit import AuditReport, audit
 from deploy.demo_view import View
 from deploy.outputs import clear, require_folder
 from deploy.probes import is_ready, metric
-from deploy.supervisor import Child, Supervisor
+from deploy.supervisor import EARLY_STOP_S, Child, Supervisor
 from deploy.watch import Figures, Watch
 from schemas.errors import UserError
 from schemas.task import Project, load
@@ -102,8 +102,10 @@ class _Run:
                 try:
                     return self._serve(ready)
                 finally:
-                    self.supervisor.end()
-                    ready.close()
+                    # Nothing of an interrupted demo is needed again: no reason to let anybody wait.
+                    limits = (EARLY_STOP_S,) if self.supervisor.is_stopping else ()
+                    self.supervisor.end(*limits)
+                    ready.close(*limits)
             except (_Interrupted, KeyboardInterrupt):
                 return 130
 
@@ -123,6 +125,7 @@ class _Run:
             watch.close()
         self.view.say("ending the processes")
         self.supervisor.end()
+        self._heed()  # from here on, with no process left, an interrupt breaks in
         self.view.say("auditing the log")
         return self._report(ready, audit(ready.settings), num_refused)
 
@@ -154,9 +157,8 @@ class _Run:
     def _wait(self, failure: str, timeout_s: float, done: Callable[[], bool], allowed: Child | None = None) -> None:
         """Until `done`, showing the figures; raises when a process ends, the time is up or somebody interrupts."""
         deadline = time.monotonic() + timeout_s
+        self._heed()
         while not done():
-            if self.supervisor.is_stopping:
-                raise _Interrupted
             ended = self.supervisor.first_ended()
             if ended is not None and ended.name != "shop" and ended is not allowed:
                 raise UserError(
@@ -170,6 +172,12 @@ class _Run:
                 raise UserError(f"{failure} within {timeout_s:.0f} s", "see the log")
             self.view.update()
             time.sleep(LOOK_EVERY_S)
+            self._heed()
+
+    def _heed(self) -> None:
+        """Raise when somebody has interrupted."""
+        if self.supervisor.is_stopping:
+            raise _Interrupted
 
     def _report(self, ready: stack.Stack, audited: AuditReport, num_refused: int) -> int:
         logged = demo_report.read(ready.settings)

@@ -12,11 +12,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import psutil
 
@@ -61,18 +62,45 @@ def spawn(
     `output` receives stdout and stderr. With `tied` the kernel kills the child should we die without cleaning up
     (Linux; call from a thread that lives as long as the program).
     """
-    child = subprocess.Popen(
-        [str(part) for part in command],
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, **(environment or {})},
-        start_new_session=True,
-        cwd=folder,
-        preexec_fn=_before_exec(tied, niceness),
-    )
+    with _signals_held_back() as heard:
+        child = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
+            cwd=folder,
+            preexec_fn=_before_exec(tied, niceness),
+        )
+    try:
+        for number in heard:
+            signal.raise_signal(number)
+    except BaseException:  # nobody knows the child yet
+        child.kill()
+        child.communicate()
+        raise
     _started[child.pid] = child
     return child
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[list[int]]:
+    """The signals heard meanwhile, for whoever raises them again; none outside the main thread.
+
+    A fork runs callbacks (logging's for one), and what a signal's handler raises in them is printed and lost.
+    """
+    heard: list[int] = []
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) not in (None, signal.SIG_IGN):  # an ignored one is ignored by the child too
+                before[number] = signal.signal(number, lambda number, _: heard.append(number))
+    try:
+        yield heard
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def end(pid: int, timeout_s: float = 15.0) -> bool:

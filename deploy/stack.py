@@ -27,6 +27,8 @@ ROLES = {"join": "ingest+join", "decide": "decide", "learn": "learn"}
 ASK_EVERY_S = 0.2
 REMIND_EVERY_S = 15.0
 
+BROKER_STOP_S = 20.0
+
 LEARNER_NICENESS = 5
 """On a machine with few cores people who wait for decisions go before learning."""
 
@@ -83,10 +85,10 @@ class Stack:
             time.sleep(ASK_EVERY_S)
         return True
 
-    def close(self) -> None:
-        """End our own broker; the processes are the supervisor's."""
+    def close(self, timeout_s: float = BROKER_STOP_S) -> None:
+        """End our own broker, by SIGKILL what is left of it after `timeout_s`; the processes are the supervisor's."""
         if self.own_broker is not None:
-            broker.stop(Path(self.own_broker.folder))
+            broker.stop(Path(self.own_broker.folder), timeout_s)
 
 
 def prepare(

@@ -26,6 +26,9 @@ LATER_S = 2.0
 """A worker ends within HEADRACE_STOP_S_MAX of SIGTERM; so much later it is killed."""
 _ASKED = (-signal.SIGTERM, -signal.SIGINT)
 """Codes of children that were told to stop before they listened: that is no failure."""
+EARLY_STOP_S = 1.0
+"""For those that may still be starting when Ctrl-C comes: what they compile or import cannot be asked to stop, and
+killing them loses nothing that is not in the log."""
 TAIL_LINES = 40
 
 
@@ -142,12 +145,12 @@ class Supervisor:
         codes = [child.code or 0 for child in self.children if not (child in told and child.code in _ASKED)]
         return max([worst, *(code if code >= 0 else 128 - code for code in codes)])
 
-    def end(self) -> None:
-        """SIGTERM to all at once, then SIGKILL to those that do not end in time."""
+    def end(self, stop_s: float | None = None) -> None:
+        """SIGTERM to all at once, then SIGKILL to those that do not end within `stop_s`; without it, in their time."""
+        patience_s = _stop_s() + LATER_S if stop_s is None else stop_s
         running = [child for child in self.children if child.code is None]
         for child in running:
             child.process.terminate()
-        patience_s = _stop_s() + LATER_S
         deadline = time.monotonic() + patience_s
         for child in running:
             try:

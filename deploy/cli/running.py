@@ -197,22 +197,28 @@ def up(
         headrace up examples/support/headrace.toml --port 0
     """
     from deploy import stack
-    from deploy.supervisor import Supervisor
+    from deploy.supervisor import EARLY_STOP_S, Supervisor
     from schemas.task import load
 
     project = load(file)
     settings = common(bootstrap, project.namespace.name, state_dir=state_dir)
     existing = bootstrap or os.environ.get("HEADRACE_BOOTSTRAP") or None
+    is_served = False
     with Supervisor() as supervisor:
         ready = stack.prepare(project, settings.state_dir, existing, port, settings.kafka_options)
         try:
             _say(f"namespace {project.namespace.name}, broker at {ready.settings.bootstrap}. Ctrl-C ends everything.")
             _say(f"starting {', '.join(stack.ROLES.values())}; the first start on a machine compiles, for minutes.")
             ready.start(supervisor)
-            if ready.wait_ready(supervisor, _say):
+            is_served = ready.wait_ready(supervisor, _say)
+            if is_served:
                 _tell_ready(project, ready.settings)
             code = supervisor.wait()
         finally:
-            supervisor.end()
-            ready.close()
+            is_early = supervisor.is_stopping and not is_served
+            limits = (EARLY_STOP_S,) if is_early else ()
+            supervisor.end(*limits)
+            ready.close(*limits)
+    if is_early:
+        raise KeyboardInterrupt
     raise typer.Exit(code)

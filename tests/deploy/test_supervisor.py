@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -189,6 +190,24 @@ def test_a_signal_while_no_child_runs_breaks_in() -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
         assert supervisor.is_stopping
+
+
+def test_a_signal_in_the_middle_of_a_start_is_heard_after_it_and_no_child_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def interrupted(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
+        os.kill(os.getpid(), signal.SIGINT)  # what a handler raised in a callback of the fork would be lost
+        made.append(popen(*words, **options))
+        return made[0]
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    with Supervisor(lambda _: None) as supervisor, pytest.raises(KeyboardInterrupt):
+        supervisor.start_command("sleeper", SLEEP)
+
+    assert made[0].returncode == -signal.SIGKILL
 
 
 def test_a_pid_that_was_given_out_again_is_not_taken_for_ours() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -104,7 +103,7 @@ def test_ctrl_c_while_everything_runs_leaves_no_process_behind(tmp_path: Path) -
         seen: list[str] = []
         for line in up.stderr:
             seen.append(line)
-            if re.search(r"decide \| .*partitions \[", line):
+            if line.startswith("headrace | ready: "):
                 break
         children = psutil.Process(up.pid).children(recursive=True)
         assert len(children) >= 4, seen
@@ -113,6 +112,36 @@ def test_ctrl_c_while_everything_runs_leaves_no_process_behind(tmp_path: Path) -
         up.stderr.read()
 
         assert up.wait(60) == 0
+        assert processes.wait_until(lambda: not any(child.is_running() for child in children), 5)
+    finally:
+        up.kill()
+        up.stderr.close()
+
+
+@pytest.mark.parametrize("heard_after", ["", "headrace | starting "], ids=["before", "while"])
+def test_ctrl_c_before_everything_runs_ends_the_start_at_once(heard_after: str, tmp_path: Path) -> None:
+    project = ROOT / "examples" / "support" / "headrace.toml"
+    up = subprocess.Popen(
+        [sys.executable, "-m", "deploy", "up", str(project), "--port", "0", "--state-dir", str(tmp_path)],
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+        text=True,
+    )
+    assert up.stderr is not None
+    try:
+        if heard_after:
+            assert any(line.startswith(heard_after) for line in iter(up.stderr.readline, ""))
+        else:  # the tool that formats its data, or the broker, is Java
+            assert processes.wait_until(lambda: psutil.Process(up.pid).children() != [], 60)
+        children = psutil.Process(up.pid).children(recursive=True)
+
+        os.killpg(up.pid, signal.SIGINT)  # as a terminal does
+
+        said = up.stderr.read()
+        assert up.wait(30) == 130
+        assert "Traceback" not in said
+        assert "the broker did not start" not in said
         assert processes.wait_until(lambda: not any(child.is_running() for child in children), 5)
     finally:
         up.kill()
