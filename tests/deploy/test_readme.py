@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,4 +64,11 @@ def test_every_file_that_a_page_points_to_is_there(page: Path) -> None:
 def test_the_program_of_the_readme_compiles() -> None:
     program = _block("python")
     compile(program, "README.md", "exec")
-    assert len([line for line in program.splitlines() if line.strip()]) <= 20
+    assert len([line for line in program.splitlines() if line.strip()]) <= 24
+
+
+def test_without_a_broker_the_program_of_the_readme_ends_and_says_so() -> None:
+    program = _block("python").replace("127.0.0.1:9092", "127.0.0.1:1").replace("timeout=10", "timeout=2")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("Kafka does not answer: ")
