@@ -95,7 +95,7 @@ def _signals_held_back() -> Iterator[list[int]]:
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) not in (None, signal.SIG_IGN):  # an ignored one is ignored by the child too
-                before[number] = signal.signal(number, lambda number, _: heard.append(number))
+                before[number] = signal.signal(number, lambda each, _: heard.append(each))
     try:
         yield heard
     finally:
