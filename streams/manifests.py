@@ -7,7 +7,7 @@ caller's to say (`streams.snapshots`).
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -19,7 +19,8 @@ from streams.messages import AnyMessage, code_of, place_of
 from streams.snapshot_log import POLL_S
 
 MANIFESTS_BACK = 8
-"""Messages read at start: the newest manifest, and earlier ones in case it is refused. No more are kept at once."""
+"""Messages read at start: the newest manifest, and earlier ones in case it is refused. So many that may serve are kept
+at once, and so many that may not."""
 MANIFESTS_BACK_MAX = 4096
 """As many are read at start while none of them may serve: half an hour of snapshots, or of somebody's rubbish."""
 BACK_FACTOR = 4
@@ -47,6 +48,32 @@ class Came:
 
 MayServe = Callable[[SnapshotManifest], bool]
 Unreadable = Callable[[RawManifest, BadRecord | RegistryUnavailable], None]
+
+
+class Few:
+    """The manifests that can matter of any number: nobody hides a good one by what he writes behind it."""
+
+    def __init__(self, may_serve: MayServe, found: Iterable[Came] = ()) -> None:
+        self._may_serve = may_serve
+        self._good: list[Came] = []
+        """The newest versions of those that may serve; a signed one that is sent again hides none either."""
+        self._others: list[Came] = []
+        """The last of those that may not: somebody is to hear of them."""
+        self.add(found)
+
+    def add(self, found: Iterable[Came]) -> None:
+        """These came after all others."""
+        for came in found:
+            if self._may_serve(came.manifest):
+                good = sorted([*self._good, came], key=lambda each: (each.manifest.version, each.raw.offset))
+                self._good = good[-MANIFESTS_BACK:]
+            else:
+                self._others = [*self._others, came][-MANIFESTS_BACK:]
+
+    @property
+    def in_order(self) -> list[Came]:
+        """All that are kept, oldest first."""
+        return sorted(self._good + self._others, key=lambda came: came.raw.offset)
 
 
 class Manifests:
@@ -90,15 +117,15 @@ class Manifests:
         return sorted(may_serve + others, key=lambda came: came.raw.offset)
 
     def newer(self, timeout_s: float) -> list[Came]:
-        """Everything that has come since, waiting so long for the first; only the last few can matter."""
-        found: list[Came] = []
+        """Everything that has come since and can matter, waiting so long for the first."""
+        found = Few(self._may_serve)
         while (message := self._consumer.poll(timeout_s)) is not None and not self._stopping.is_set():
             if code_of(message) is None:
-                found = [*found, *self.read(_raw(message))][-MANIFESTS_BACK:]
+                found.add(self.read(_raw(message)))
                 timeout_s = 0.0
             elif code_of(message) == KafkaError._AUTO_OFFSET_RESET:
                 return self.at_start()  # retention overtook us
-        return found or self._unread()
+        return found.in_order or self._unread()
 
     def read(self, raw: RawManifest) -> list[Came]:
         """The manifest that a message holds; [] where it holds none, of which the caller hears."""

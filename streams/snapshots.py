@@ -31,7 +31,7 @@ from schemas.task import TaskTable
 from schemas.topics import topic
 from schemas.weights import verify
 from streams.dead_letters import UNTOLD_MAX, letter_of
-from streams.manifests import MANIFESTS_BACK, Came, Manifests, RawManifest
+from streams.manifests import Came, Few, Manifests, RawManifest
 from streams.policy import Policy, Refused, Verify, check_manifest, verify_and_load
 from streams.snapshot_log import POLL_S, Chunks, Unreachable, consumer
 from streams.trusted_version import TrustedVersion
@@ -161,7 +161,9 @@ class SnapshotFollower:
 
     def _newer(self, manifests: Manifests, pending: list[Came]) -> list[Came]:
         """What is to be looked at now: what waits, and what has come since, after waiting a moment for it."""
-        found = [*pending, *manifests.newer(0.0 if pending else POLL_S)][-MANIFESTS_BACK:]
+        found = manifests.newer(0.0 if pending else POLL_S)
+        if pending:
+            found = Few(self._may_serve, [*pending, *found]).in_order
         if not found and self._waiting is not None and self._now_known(self._waiting.manifest):
             found = [self._waiting]
         return found

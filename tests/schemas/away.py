@@ -33,5 +33,6 @@ def message(payload: bytes | None, offset: int = 0) -> Any:
         offset=lambda: offset,
         topic=lambda: "unit.tasks",
         partition=lambda: 0,
+        timestamp=lambda: (1, 0),
         error=lambda: None,
     )

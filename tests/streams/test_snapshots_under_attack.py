@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from learner.policy import probes
+from schemas.codec import decode, encode
 from schemas.records import DecisionRequest, Reason, SnapshotManifest
 from schemas.registry import RegistryUnavailable
 from schemas.settings import CommonSettings
@@ -20,9 +22,10 @@ from schemas.task import Project, TaskTable, parse
 from schemas.varints import REASONS
 from streams.decide import Asked, Decide, Situation
 from streams.features import Encoder
-from streams.manifests import RawManifest
+from streams.manifests import MANIFESTS_BACK, Came, RawManifest
 from streams.policy import REFUSALS, Refused
 from streams.snapshots import SnapshotFollower
+from tests.schemas.away import message
 from tests.streams.snapshot_attacks import ATTACKS, REGISTRY, Arrays, Forge, Sent
 
 MUTATIONS = 10_000
@@ -231,3 +234,39 @@ def test_a_manifest_whose_schema_cannot_be_fetched_now_is_read_when_it_can(forge
     assert came.manifest.version == 1
     assert reading._unread() == []
     assert not reader.untold, "nothing is wrong with it"
+
+
+class Waiting:
+    """A client that has all these messages for whoever asks."""
+
+    def __init__(self, first: int, manifests: Sequence[bytes]) -> None:
+        self._messages = [message(payload, first + k) for k, payload in enumerate(manifests)]
+
+    def poll(self, _timeout_s: float) -> Any:
+        return self._messages.pop(0) if self._messages else None
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["at one look", "while the broker is away"])
+def test_any_number_of_manifests_that_may_not_serve_hide_no_good_one(
+    forge: Forge, reader: Reader, at_once: bool
+) -> None:
+    """Found by review: eight of them behind it did, while the worker looked after it had started."""
+    rng, reading = Random(6), reader._reading
+    reader.offer(forge.make(1, rng))
+    good, old = forge.make(2, rng), forge.make(1, rng).manifest
+    manifest = decode(good.manifest, REGISTRY, expect=SnapshotManifest)
+    unsigned = encode(replace(manifest, version=3, signature=b""), REGISTRY)
+    pending: list[Came] = []
+    for first, looked_at in (
+        ((100, [good.manifest, *[unsigned, old] * 9]),)
+        if at_once
+        else ((100, [good.manifest]), (101, [unsigned, old] * 9))
+    ):
+        reading._consumer = Waiting(first, looked_at)  # type: ignore[assignment]  # it is only polled
+        pending = reader._newer(reading, pending)
+    reader._sent = good
+    assert reader._take_newest(pending, reader) == []  # type: ignore[arg-type]  # `of` stands for the log
+    assert reader.policy is not None
+    assert reader.policy.version == 2
+    assert len(pending) <= 2 * MANIFESTS_BACK, "memory is bounded"
+    assert "no-signature" in reader.reasons
