@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from confluent_kafka import Message, Producer, TopicPartition
@@ -17,11 +17,16 @@ from schemas.blocks import OutcomeBlock, TransitionBlock
 from schemas.codec import BadRecord, decode_outcome, decode_request
 from schemas.errors import UserError
 from schemas.keys import decision_key
-from schemas.records import DeadLetter, Decision, DecisionBucket
+from schemas.records import DeadLetter, Decision, DecisionBucket, Reason
 from schemas.registry import Registry, open_registry
 from schemas.settings import CommonSettings
 from schemas.topics import topic
 
+REFUSED = frozenset(reason.label for reason in (Reason.INVALID, Reason.UNKNOWN_TASK, Reason.TOO_LARGE))
+"""Of a request with such an answer there is a dead letter, which says why."""
+CORRECT_IT = "correct it; `headrace lint` shows how it is read"
+PAIR_S = 3.0
+"""Answer and dead letter are written apart, and either may be read first: how long the other one is waited for."""
 FOLLOW_WINDOW_S_MAX = 60.0
 """`tell` waits for the reward only when the window ends soon."""
 
@@ -37,14 +42,19 @@ class Tail:
             for partition, (_, end) in reading.bounds(self._reader, name, partitions).items():
                 places.append(TopicPartition(name, partition, end))
         self._reader.assign(places)
+        self._end_s = 0.0
 
     def entries(self, timeout_s: float) -> Iterator[reading.Entry]:
         """Messages as they come, until the time is up."""
-        deadline = time.monotonic() + timeout_s
-        while (left := deadline - time.monotonic()) > 0:
+        self._end_s = time.monotonic() + timeout_s
+        while (left := self._end_s - time.monotonic()) > 0:
             message = self._reader.poll(min(left, 0.1))
             if message is not None and message.error() is None:
                 yield reading.entry_of(message)
+
+    def hurry(self, timeout_s: float) -> None:
+        """From now on, `entries` waits so long at most."""
+        self._end_s = min(self._end_s, time.monotonic() + timeout_s)
 
     def close(self) -> None:
         """Give the connection back."""
@@ -54,7 +64,8 @@ class Tail:
 def ask(settings: CommonSettings, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
     """Send `request` (fields of DecisionRequest; `decision_id` and `subject` may be left out), wait for its decision.
 
-    Raises `UserError` when it is refused (with the reason of its dead letter) or nothing answers in time.
+    Of a request that is refused, `refused` says why (None else): it is answered all the same. Raises `UserError` when
+    nothing answers in time, or only a dead letter comes.
     """
     registry = open_registry(settings.schema_registry_url)
     identity = uuid.uuid4().hex[:12]
@@ -64,14 +75,24 @@ def ask(settings: CommonSettings, request: dict[str, Any], timeout_s: float) -> 
     tail = Tail(settings, names)
     try:
         sent = _send(settings, topic(settings.namespace, "requests"), str(request["subject"]), value)
+        answer: dict[str, Any] | None = None
+        letter: DeadLetter | None = None
         for entry in tail.entries(timeout_s):
             found = _decoded(entry, registry)
             if isinstance(found, Decision) and found.decision_id == request["decision_id"]:
-                shown = {**asdict(found), "token": found.token.hex()}
-                return {**shown, "answered_in_ms": entry.time_ms - sent.time_ms}
-            _refuse_dead_letter(found, sent)
+                answer = {**asdict(found), "token": found.token.hex(), "answered_in_ms": entry.time_ms - sent.time_ms}
+                tail.hurry(PAIR_S)
+            elif _is_letter_of(found, sent):
+                letter = found
+                tail.hurry(PAIR_S)
+            if answer is not None and (letter is not None or answer["reason"] not in REFUSED):
+                break
     finally:
         tail.close()
+    if answer is not None:
+        return {**answer, "refused": _refusal(answer["reason"], letter)}
+    if letter is not None:
+        raise UserError(f"refused ({letter.reason}): {letter.detail}", CORRECT_IT)
     raise UserError(
         f"no decision within {timeout_s:g} s for the request at {sent.where}",
         "start a worker: `headrace worker decide` (or `headrace up`); `headrace status` shows who runs",
@@ -96,7 +117,8 @@ def tell(settings: CommonSettings, outcome: dict[str, Any], timeout_s: float, wi
         sent = _send(settings, topic(settings.namespace, "outcomes"), str(outcome["subject"]), value)
         for entry in tail.entries(timeout_s + (window_s if follows else 0)):
             found = _decoded(entry, registry)
-            _refuse_dead_letter(found, sent)
+            if _is_letter_of(found, sent):
+                raise UserError(f"refused ({found.reason}): {found.detail}", CORRECT_IT)
             if isinstance(found, OutcomeBlock) and _holds(found, sent):
                 told["journaled"] = entry.where
             if isinstance(found, TransitionBlock) and told["transition"] is None:
@@ -167,11 +189,17 @@ def _decoded(entry: reading.Entry, registry: Registry) -> object:
         return None
 
 
-def _refuse_dead_letter(found: object, sent: reading.Entry) -> None:
-    """Raise when `found` says that the message we sent was refused."""
+def _is_letter_of(found: object, sent: reading.Entry) -> TypeGuard[DeadLetter]:
+    """Whether `found` says that the message we sent was refused."""
     place = (sent.topic, sent.partition, sent.offset)
-    if isinstance(found, DeadLetter) and (found.topic, found.partition, found.offset) == place:
-        raise UserError(f"refused ({found.reason}): {found.detail}", "correct it; `headrace lint` shows how it is read")
+    return isinstance(found, DeadLetter) and (found.topic, found.partition, found.offset) == place
+
+
+def _refusal(reason: str, letter: DeadLetter | None) -> str | None:
+    """Why a request was refused, in a sentence; None when it was not."""
+    if letter is not None:
+        return f"{letter.reason}: {letter.detail}"
+    return f"{reason}: its dead letter has not come within {PAIR_S:g} s" if reason in REFUSED else None
 
 
 def _holds(block: OutcomeBlock, sent: reading.Entry) -> bool:

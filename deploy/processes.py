@@ -99,8 +99,8 @@ def _signals_held_back() -> Iterator[list[int]]:
     try:
         yield heard
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for held, handler in before.items():
+            signal.signal(held, handler)
 
 
 def end(pid: int, timeout_s: float = 15.0) -> bool:

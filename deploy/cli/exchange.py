@@ -44,7 +44,7 @@ def ask(
     bootstrap: Bootstrap = None,
     namespace: Namespace = None,
 ) -> None:
-    """Ask for one decision and print it.
+    """Ask for one decision and print it. Exit code 1 when the request was refused; `refused` says why.
 
     Examples:
 
@@ -53,6 +53,7 @@ def ask(
         headrace ask '{}' --candidates '[{"action_id":"a"}, {"action_id":"b"}]'
     """
     from deploy.definitions import read_definitions
+    from deploy.exchange import CORRECT_IT
     from deploy.exchange import ask as send
 
     settings = common(bootstrap, namespace)
@@ -62,7 +63,10 @@ def ask(
     request |= {name: value for name, value in optional.items() if value is not None}
     if candidates is not None:
         request["candidates"] = _json(candidates, "--candidates")
-    print(json.dumps(send(settings, request, timeout), indent=1, ensure_ascii=False))
+    decision = send(settings, request, timeout)
+    print(json.dumps(decision, indent=1, ensure_ascii=False), flush=True)
+    if decision["refused"] is not None:
+        raise UserError(f"the request was refused, {decision['refused']}", CORRECT_IT)
 
 
 def tell(

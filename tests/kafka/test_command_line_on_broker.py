@@ -75,6 +75,7 @@ def test_ask_prints_the_decision_and_tell_prints_its_reward(
     assert decision["task"] == "support"
     assert decision["actions"][0] in "abc"
     assert decision["reason"] == "no-snapshot"
+    assert decision["refused"] is None
     assert 0 < decision["propensities"][0] < 1
 
     assert run(["tell", decision["decision_id"], "--value", "1", "--timeout", "30", *served]) == 0
@@ -94,13 +95,16 @@ def test_ask_tells_what_is_wrong_before_sending_it(served: list[str], capsys: py
     assert "no JSON" in capsys.readouterr().err
 
 
-def test_ask_prints_the_answer_of_a_request_that_is_refused(
+def test_ask_prints_the_answer_of_a_request_that_is_refused_and_why(
     served: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = run(["ask", '{"price": "dear"}', "--timeout", "30", *served])
+    assert run(["ask", '{"price": "dear"}', "--timeout", "30", *served]) == 1
 
     captured = capsys.readouterr()
-    assert "invalid" in captured.out or (code == 1 and "wrong-type" in captured.err)
+    decision = json.loads(captured.out)
+    assert decision["reason"] == "invalid"
+    assert "wrong-type" in decision["refused"]
+    assert "wrong-type" in captured.err
 
 
 def test_tell_of_an_unknown_decision_asks_for_the_subject(
