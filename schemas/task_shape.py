@@ -46,19 +46,19 @@ class Shape:
         return (
             columns.num_slots == self.num_slots
             and columns.catalogue == self.catalogue
-            and self.fits_features(columns.features, len(columns.propensities) // self.num_slots)
-            and not (len(columns.values) or len(columns.bounds))
-            and not (len(columns.terminal) or len(columns.steps) or len(columns.episode_keys))
+            and self.fits_features(columns.features, columns.propensities.size // self.num_slots)
+            and not (columns.values.size or columns.bounds.size)
+            and not (columns.terminal.size or columns.steps.size or columns.episode_keys.size)
         )
 
     def fits_features(self, features: FeatureColumns, num_candidates: int) -> bool:
         """The same for the features alone; `num_candidates` of all rows. Tokens themselves are not looked at."""
-        num_rows = len(features)
+        num_rows = features.num_candidates.size
         listed = 0 if self.catalogue else num_candidates
         actions = features.actions
         return (
             features.context.shape == (num_rows, self.context_width)
-            and (actions.shape == (listed, self.action_width) if listed else not len(actions))
+            and (actions.shape == (listed, self.action_width) if listed else not actions.shape[0])
             and features.action_keys.shape == (listed,)
             and features.context_token_counts.shape == (num_rows if self.has_context_tokens else 0,)
             and features.action_token_counts.shape == (listed if self.has_action_tokens else 0,)
