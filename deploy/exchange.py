@@ -13,6 +13,7 @@ import numpy as np
 from confluent_kafka import Message, Producer, TopicPartition
 
 from deploy import reading
+from deploy.outcome_fate import why_nothing
 from schemas.blocks import OutcomeBlock, TransitionBlock
 from schemas.codec import BadRecord, decode_outcome, decode_request
 from schemas.errors import UserError
@@ -102,8 +103,9 @@ def ask(settings: CommonSettings, request: dict[str, Any], timeout_s: float) -> 
 def tell(settings: CommonSettings, outcome: dict[str, Any], timeout_s: float, window_s: float) -> dict[str, Any]:
     """Send `outcome` (fields of Outcome), wait until it stands in the journal and, for a short window, for the reward.
 
-    Without `subject` the decision's is looked up. Raises `UserError` when the outcome is refused, its decision is not
-    found, or nothing takes it in time.
+    `note` says why there is no transition, as far as the log tells (None where there is one). Without `subject` the
+    decision's is looked up. Raises `UserError` when the outcome is refused, its decision is not found, or nothing takes
+    it in time.
     """
     registry = open_registry(settings.schema_registry_url)
     if not outcome.get("subject"):
@@ -111,7 +113,7 @@ def tell(settings: CommonSettings, outcome: dict[str, Any], timeout_s: float, wi
     value = _checked(outcome, lambda payload: decode_outcome(payload, registry), "outcome")
     names = [topic(settings.namespace, name) for name in ("journal", "transitions", "dead-letters")]
     tail = Tail(settings, names)
-    told: dict[str, Any] = {"outcome": outcome, "journaled": None, "transition": None}
+    told: dict[str, Any] = {"outcome": outcome, "journaled": None, "transition": None, "note": None}
     follows = bool(outcome.get("decision_id")) and 0 < window_s <= FOLLOW_WINDOW_S_MAX
     try:
         sent = _send(settings, topic(settings.namespace, "outcomes"), str(outcome["subject"]), value)
@@ -121,18 +123,32 @@ def tell(settings: CommonSettings, outcome: dict[str, Any], timeout_s: float, wi
                 raise UserError(f"refused ({found.reason}): {found.detail}", CORRECT_IT)
             if isinstance(found, OutcomeBlock) and _holds(found, sent):
                 told["journaled"] = entry.where
+                if outcome.get("decision_id"):
+                    told["note"] = why_nothing(settings, registry, outcome, entry.time_ms)
             if isinstance(found, TransitionBlock) and told["transition"] is None:
                 told["transition"] = _transition(found, str(outcome.get("decision_id")))
-            if told["journaled"] and (told["transition"] or not follows):
-                return told
+            if told["journaled"] and (told["transition"] or told["note"] or not follows):
+                break
     finally:
         tail.close()
     if told["journaled"]:
+        if told["transition"] is None and told["note"] is None:
+            told["note"] = _still_open(outcome, follows)
         return told
     raise UserError(
         f"the outcome at {sent.where} was not taken up within {timeout_s:g} s",
         "start a worker: `headrace worker ingest join` (or `headrace up`); `headrace status` shows who runs",
     )
+
+
+def _still_open(outcome: dict[str, Any], follows: bool) -> str:
+    """Why there is no transition of an outcome that may count."""
+    if not outcome.get("decision_id"):
+        return "attributed by subject, to the latest open decision that counts its type; `headrace status` counts both"
+    shown = f"`headrace explain {outcome['decision_id']}` shows the reward"
+    if follows:
+        return f"in time, but no transition came: see `headrace status` whether join keeps up; then {shown}"
+    return f"in time; its reward window is still open. Once it has ended, {shown}"
 
 
 def subject_of(settings: CommonSettings, registry: Registry, decision_id: str) -> str:

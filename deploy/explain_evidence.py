@@ -47,9 +47,7 @@ def explain_decision(
         raise UserError(f"nothing is applied to {settings.namespace}", "apply it with `headrace apply headrace.toml`")
     partitions = None if subject is None else [partition_of(subject, definitions.namespace.partitions)]
     found = [
-        logged
-        for logged in _logged(settings, registry, decision_id, partitions)
-        if task is None or logged.block.task == task
+        each for each in logged(settings, registry, decision_id, partitions) if task is None or each.block.task == task
     ]
     if not found:
         raise _not_found(settings, registry, decision_id, task, partitions)
@@ -57,7 +55,7 @@ def explain_decision(
     return [explain(_evidence(settings, registry, definitions, snapshots, decision_id, each)) for each in found]
 
 
-def _logged(
+def logged(
     settings: CommonSettings, registry: Registry, decision_id: str, partitions: Sequence[int] | None
 ) -> list[Logged]:
     """Where the journal holds the id, in order of position per partition."""

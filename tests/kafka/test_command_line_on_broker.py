@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -85,6 +87,7 @@ def test_ask_prints_the_decision_and_tell_prints_its_reward(
     assert told["journaled"].startswith("served.journal/")
     assert told["transition"]["bucket"] == "joined"
     assert told["transition"]["reward"] == 1.0
+    assert told["note"] is None
 
 
 def test_ask_tells_what_is_wrong_before_sending_it(served: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,6 +115,23 @@ def test_tell_of_an_unknown_decision_asks_for_the_subject(
 ) -> None:
     assert run(["tell", "nobody-decided-this", *served]) == 1
     assert "--subject" in capsys.readouterr().err
+
+
+def test_tell_says_why_an_outcome_counts_for_nothing(served: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    def told(decision_id: str, subject: str) -> dict[str, Any]:
+        words = ["tell", decision_id, "--subject", subject, "--timeout", "30", *served]
+        assert run(words) == 0
+        return dict(json.loads(capsys.readouterr().out))
+
+    assert "(orphan)" in told("nobody-decided-this", "customer-2")["note"]
+
+    assert run(["ask", '{"price": 3}', "--subject", "customer-2", "--timeout", "30", *served]) == 0
+    decided = json.loads(capsys.readouterr().out)["decision_id"]
+    assert "of subject 'customer-2', the outcome of 'customer-3'" in told(decided, "customer-3")["note"]
+    time.sleep(2)
+    late = told(decided, "customer-2")
+    assert late["transition"] is None
+    assert "the reward window of 1 s had closed" in late["note"]
 
 
 def test_status_shows_lag_buckets_and_reward(served: list[str], capsys: pytest.CaptureFixture[str]) -> None:
