@@ -16,6 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from schemas.codec import BadRecord, decode
 from schemas.errors import UserError
+from schemas.missing_topics import topics_missing
 from schemas.records import Decision
 from schemas.registry import Registry
 from schemas.settings import CommonSettings
@@ -95,7 +96,7 @@ def partitions_of(reader: Consumer, topic: str, settings: CommonSettings) -> lis
             "start one with `headrace broker start`, or set HEADRACE_BOOTSTRAP to your cluster",
         ) from error
     if found.error is not None or not found.partitions:
-        raise UserError(f"topic {topic} is missing at {settings.bootstrap}", "create it with `headrace topics apply`")
+        raise topics_missing(settings, [topic])
     return sorted(found.partitions)
 
 

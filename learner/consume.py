@@ -27,6 +27,7 @@ from learner.merge import Position
 from schemas.broker_wait import ask, find_topics
 from schemas.codec import BadRecord, decode
 from schemas.errors import UserError
+from schemas.missing_topics import topics_missing
 from schemas.outage import Outage
 from schemas.records import Progress
 from schemas.registry import Registry
@@ -84,10 +85,7 @@ def require_topics(
     admin, found = asked
     missing = [name for name in names if name not in found or found[name].error is not None]
     if missing:
-        raise UserError(
-            f"missing at {settings.bootstrap}: topic {', '.join(missing)}",
-            "create the topics with `headrace topics apply` (auto-creation would give them the wrong clock)",
-        )
+        raise topics_missing(settings, missing)
 
     def describe(timeout_s: float) -> dict[str, TopicIdentity]:
         described = admin.describe_topics(TopicCollection(list(names)), request_timeout=timeout_s)

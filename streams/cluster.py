@@ -1,6 +1,7 @@
 """What a process needs of the cluster before it starts: a broker that answers, and its topics.
 
-Owns the error that a topic is missing and its remedy; waiting for the broker is `schemas.broker_wait`'s.
+Owns which topics are missing. The words for it are those of `schemas.missing_topics`, waiting for the broker is
+`schemas.broker_wait`'s.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from schemas.broker_wait import find_topics
-from schemas.errors import UserError
+from schemas.missing_topics import topics_missing
 from schemas.settings import CommonSettings
 
 
@@ -22,10 +23,7 @@ def require_topics(settings: CommonSettings, names: Iterable[str]) -> dict[str, 
     names, found = list(names), _all_topics(settings)
     missing = _missing(found, names)
     if missing:
-        raise UserError(
-            f"missing at {settings.bootstrap}: {_listed(missing)}",
-            "create them with `headrace topics apply` (auto-creation would give them the wrong clock)",
-        )
+        raise topics_missing(settings, missing)
     return {name: len(found[name].partitions) for name in names}
 
 
@@ -42,8 +40,3 @@ def _all_topics(settings: CommonSettings) -> dict[str, Any]:
 
 def _missing(found: dict[str, Any], names: Iterable[str]) -> list[str]:
     return [name for name in names if name not in found or found[name].error is not None]
-
-
-def _listed(names: list[str]) -> str:
-    """One or several topics in words."""
-    return f"topic {names[0]}" if len(names) == 1 else f"topics {', '.join(names)}"

@@ -256,6 +256,17 @@ def test_apply_before_the_topics_stand_says_how_to_make_them(broker: str, namesp
     assert "headrace topics apply" in caught.value.remedy
 
 
+def test_a_namespace_that_was_forgotten_is_named_and_so_is_the_way_to_name_it(
+    broker: str, namespace: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["status", "--once"], ["ask", "{}"], ["worker", "join"]):
+        assert run([*words, "--bootstrap", broker, "--namespace", namespace]) == 1
+        said = capsys.readouterr().err
+        assert f"of the namespace '{namespace}'" in said
+        assert "--namespace or HEADRACE_NAMESPACE" in said
+        assert "headrace topics apply" in said
+
+
 def test_a_retired_task_decides_no_more(broker: str, namespace: str) -> None:
     settings = applied(broker, project(namespace))
 
