@@ -15,12 +15,12 @@ from typing import Annotated
 
 import typer
 
+from deploy.cli import EXIT_INTERRUPTED
 from schemas.errors import UserError
 
 EXIT_USER = 1
 EXIT_INTERNAL = 70
 """sysexits.h EX_SOFTWARE."""
-EXIT_INTERRUPTED = 130
 _OF_FILES = frozenset(
     (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 )

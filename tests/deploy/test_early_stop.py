@@ -78,3 +78,32 @@ def test_afterwards_signals_go_where_they_went_before() -> None:
     with early_stop.ending_at_once():
         assert signal.getsignal(signal.SIGTERM) is not before[0]
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_ctrl_c_in_the_first_moments_of_a_command_is_silent() -> None:
+    """While it imports: another program stands in for the slowest import."""
+    program = (
+        "import os, signal, sys\n"
+        "class Slow:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'deploy.cli.entry':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Slow())\n"
+        "from deploy.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "status"], cwd=ROOT, capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+def test_afterwards_ctrl_c_goes_where_it_went_before() -> None:
+    program = (
+        "import os, signal\n"
+        "from deploy import cli\n"
+        "from deploy.cli import entry\n"
+        "entry.run = lambda: print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)\n"
+        "cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=60, check=False)
+    assert done.stdout == b"True\n"
