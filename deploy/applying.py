@@ -42,11 +42,19 @@ def apply(settings: CommonSettings, project: Project, retire: tuple[str, ...] = 
     refuse_too_many_tasks(standing, project, retire)
     project = with_draw_key(standing, project)
     changes = topics.apply(settings, topics.project_with(project, standing.table))
-    records = [*wanted_records(standing, project), *_retired(standing, retire)]
+    wanted, retired = wanted_records(standing, project), _retired(standing, retire)
+    records = [*wanted, *retired]
     _publish(settings, records)
     if records:
         _read_back(settings, records)
-    return changes + [f"{'retired' if each.retired else 'applied'} {each.kind} {each.task}" for each in records]
+    return changes + [_told(each) for each in wanted] + [f"retired {each.kind} {each.task}" for each in retired]
+
+
+def _told(record: TaskRecord) -> str:
+    """What became of one of the `wanted_records`, for people."""
+    if record.retired:
+        return f"replaced {record.kind} {record.task}: its former definition is retired"
+    return f"applied {record.kind} {record.task}"
 
 
 def require_sources(settings: CommonSettings, project: Project) -> None:

@@ -43,9 +43,10 @@ class Definitions:
             name = names[0]
         task = self.table.named(name) if name else None
         if task is None:
-            wanted = f"no task {name!r} is applied" if name else f"{len(names)} tasks are applied, name one"
+            if name is None and names:
+                raise UserError(f"{len(names)} tasks are applied ({', '.join(names)})", "say which with --task")
             raise UserError(
-                f"{wanted} (applied: {', '.join(names) or 'none'})",
+                f"{f'no task {name!r}' if name else 'no task'} is applied (applied: {', '.join(names) or 'none'})",
                 "apply it with `headrace apply headrace.toml`, or correct --task",
             )
         return task

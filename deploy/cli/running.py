@@ -197,11 +197,13 @@ def up(
         headrace up examples/support/headrace.toml --port 0
     """
     from deploy import stack
+    from deploy.outputs import require_folder
     from deploy.supervisor import EARLY_STOP_S, Supervisor
     from schemas.task import load
 
     project = load(file)
     settings = common(bootstrap, project.namespace.name, state_dir=state_dir)
+    require_folder(settings.state_dir, "the folder of broker, caches, keys and checkpoints", "--state-dir")
     existing = bootstrap or os.environ.get("HEADRACE_BOOTSTRAP") or None
     is_served = False
     with Supervisor() as supervisor:

@@ -90,5 +90,6 @@ def check(
     for fault in faults:
         print(f"{fault.message}\n  {fault.remedy}")
     if faults:
-        raise UserError(f"{len(faults)} things are wrong with the topics of {project.namespace.name}", faults[0].remedy)
+        wrong = "1 thing is" if len(faults) == 1 else f"{len(faults)} things are"
+        raise UserError(f"{wrong} wrong with the topics of {project.namespace.name}", faults[0].remedy)
     print(f"All topics of {project.namespace.name} stand as they should.")

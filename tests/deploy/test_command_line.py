@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,22 @@ def test_a_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_an_unknown_role_is_told_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["worker", "decode"]) == 1
     assert "ingest, decide, join" in capsys.readouterr().err
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"headrace {version('headrace')}\n"
+
+
+def test_up_names_its_own_flag_for_a_folder_that_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    file = str(ROOT / "examples" / "support" / "headrace.toml")
+
+    assert run(["up", file, "--port", "0", "--state-dir", str(tmp_path / "file" / "state")]) == 1
+
+    assert "--state-dir" in capsys.readouterr().err
 
 
 def test_one_metrics_port_is_refused_for_two_processes_wherever_it_is_set(

@@ -174,7 +174,9 @@ def test_a_source_topic_that_is_missing_is_refused_and_both_remedies_are_named(
     assert run(["topics", "apply", *words]) == 0
     assert f"topic {orders}, which [[sources]] names, is missing" in capsys.readouterr().err
     assert run(["topics", "check", *words]) == 1
-    assert f"topic {orders}, which [[sources]] names, is missing" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert f"topic {orders}, which [[sources]] names, is missing" in shown.out
+    assert "1 thing is wrong with the topics" in shown.err
     assert run(["apply", *words]) == 1
     said = capsys.readouterr().err
     assert f"topic {orders}, which [[sources]] names, is missing at {broker}" in said
@@ -221,7 +223,7 @@ def test_a_changed_task_is_a_new_definition_and_the_old_one_is_retired(broker: s
     changes = applying.apply(settings, project(namespace, window="3s"))
 
     assert "applied task support" in changes
-    assert "retired task support" in changes
+    assert "replaced task support: its former definition is retired" in changes
     standing = read_definitions(settings)
     assert standing.require_task("support").reward.window_ms == 3000
     assert old.fingerprint in standing.table, "decisions made under it may still be open"
@@ -254,6 +256,16 @@ def test_apply_before_the_topics_stand_says_how_to_make_them(broker: str, namesp
         applying.apply(settings, project(namespace))
 
     assert "headrace topics apply" in caught.value.remedy
+
+
+def test_of_several_tasks_the_remedy_is_to_name_one(broker: str, namespace: str) -> None:
+    another = TOML[TOML.index("[[tasks]]") :].replace("support", "sales").format(window="1s")
+    settings = applied(broker, project(namespace, more=another))
+
+    with pytest.raises(UserError, match="2 tasks are applied") as caught:
+        read_definitions(settings).require_task(None)
+
+    assert caught.value.remedy == "say which with --task"
 
 
 def test_a_namespace_that_was_forgotten_is_named_and_so_is_the_way_to_name_it(
