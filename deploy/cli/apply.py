@@ -36,6 +36,7 @@ def apply_(file: ProjectFile = Path("headrace.toml"), bootstrap: Bootstrap = Non
 
     project = load(file)
     settings = common(bootstrap, project.namespace.name)
-    applying.require_sources(settings, project)
-    changes = applying.apply(settings, project, tuple(retire or ()))
+    names = tuple(retire or ())
+    applying.require_sources(settings, project, names)
+    changes = applying.apply(settings, project, names)
     print("\n".join(changes) or "Everything in the file is applied already.")

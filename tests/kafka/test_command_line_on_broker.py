@@ -189,6 +189,10 @@ def test_a_source_topic_that_is_missing_is_refused_and_both_remedies_are_named(
     assert run(["topics", "check", *words]) == 0
     assert run(["apply", *words]) == 0
 
+    admin.delete_topics([orders])[orders].result(10)
+    assert run(["apply", *words, "--retire", orders]) == 0
+    assert f"retired source {orders}" in capsys.readouterr().out
+
 
 def test_draws_cannot_be_foretold_and_stay_the_same(broker: str, namespace: str) -> None:
     wanted = project(namespace)
