@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -114,8 +115,14 @@ def records() -> Iterator[str]:
         yield f"### {schema['name']}\n\n{schema['doc']}\n"
         if schema["fields"]:
             yield table(
-                ("field", "type", "meaning"), ((f["name"], _type(f["type"]), f["doc"]) for f in schema["fields"])
+                ("field", "type", "default", "meaning"),
+                ((f["name"], _type(f["type"]), _json_default(f), f["doc"]) for f in schema["fields"]),
             )
+
+
+def _json_default(field: Any) -> str:
+    """What a field is where it is left out; "required" where it may not be."""
+    return f"`{json.dumps(field['default'])}`" if "default" in field else "required"
 
 
 def _type(avro: Any) -> str:

@@ -50,7 +50,8 @@ class CommonSettings(BaseSettings):
     schema_registry_url: str | None = Field(
         None,
         validation_alias=AliasChoices("schema_registry_url", "HEADRACE_SCHEMA_REGISTRY_URL", "SCHEMA_REGISTRY_URL"),
-        description="Confluent-compatible registry; without it the ids packaged with headrace are used.",
+        description="Confluent-compatible registry; SCHEMA_REGISTRY_URL works too, this one wins. Without either the "
+        "ids packaged with headrace are used.",
     )
     state_dir: Path = Field(Path(".headrace"), description="Folder of caches and checkpoints; may be deleted.")
     public_key: Path | None = Field(None, description="File of the key that snapshots must be signed with.")

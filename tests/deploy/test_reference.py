@@ -50,3 +50,15 @@ def test_what_operations_names_exists() -> None:
     named = set(re.findall(r"headrace_[a-z_]+", (ROOT / "docs" / "operations.md").read_text("utf-8")))
     assert len(named) > 5
     assert named <= {metric.name for metric in METRICS}
+
+
+def test_a_record_says_which_fields_may_be_left_out_and_what_they_are_then(page: str) -> None:
+    outcome = page.partition("### Outcome\n")[2].partition("\n### ")[0]
+
+    assert "| value | double | `1.0` |" in outcome
+    assert "| decision_id | null or string | `null` |" in outcome
+    assert "| subject | string | required |" in outcome
+
+
+def test_both_names_of_the_registrys_setting_are_named(page: str) -> None:
+    assert "| `HEADRACE_SCHEMA_REGISTRY_URL` |  | Confluent-compatible registry; SCHEMA_REGISTRY_URL works too" in page
