@@ -64,7 +64,7 @@ def test_every_file_that_a_page_points_to_is_there(page: Path) -> None:
 def test_the_program_of_the_readme_compiles() -> None:
     program = _block("python")
     compile(program, "README.md", "exec")
-    assert len([line for line in program.splitlines() if line.strip()]) <= 24
+    assert len([line for line in program.splitlines() if line.strip()]) <= 20
 
 
 def test_without_a_broker_the_program_of_the_readme_ends_and_says_so() -> None:
