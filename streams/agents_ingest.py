@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 from faust.types import TP
@@ -29,6 +30,7 @@ from streams.ingest import Ingested, ingest
 from streams.ingest_fields import SourceMapping
 from streams.journal import Output, WriteError
 from streams.settings import WorkerSettings
+from streams.source_marks import SourceWatch, read_marks
 from streams.transport import ColumnarApp
 from streams.transport_batch import RecordBatch
 
@@ -61,12 +63,14 @@ class IngestAgent:
         self._taken: dict[str, int] = {}
         """``topic[partition]`` → offset after the newest batch taken; `_acked` likewise."""
         self._acked: dict[str, int] = {}
+        self._sources = SourceWatch(partial(read_marks, settings, registry, self._num_partitions), metrics, health)
         self.give_up: Callable[[], None] = lambda: None
         """Called when what was read can no longer be written; set by the role, which knows the consumer."""
 
     def assigned(self, tps: set[TP]) -> None:
         """The group has given us partitions, or none: either way we serve."""
         self._health.wait_for("start", None)
+        self._sources.keep(tps)
         ours = {f"{tp.topic}[{tp.partition}]" for tp in tps}
         for key in [each for each in (*self._taken, *self._acked) if each not in ours]:
             self._taken.pop(key, None)
@@ -99,6 +103,7 @@ class IngestAgent:
                 self._health.note(f"{key} acks", acked, taken)
                 if found is not None:
                     self._health.note(key, *found)
+                    self._sources.look(tp, *found)
                     # Committed is also what holds no records and nobody acknowledges: an aborted transaction.
                     lag = max(0, found[1] - (max(acked, consumer.committed(tp)) or found[0]))
                     self._metrics.set("headrace_ingest_lag_records", lag, topic=tp.topic, partition=tp.partition)

@@ -38,6 +38,14 @@ INGEST = (
         ("topic", "partition"),
     ),
     Metric(
+        "headrace_ingest_source_made_anew",
+        "gauge",
+        "partitions",
+        "1: the join has read this source partition further than it reaches; what it holds up to there is not counted.",
+        "Never delete and make again a topic that is read: give the new one another name. See the log.",
+        ("topic", "partition"),
+    ),
+    Metric(
         "headrace_ingest_batch_seconds", "histogram", "seconds", "Fetched batch → written to the journal.", SLOW_REMEDY
     ),
 )

@@ -99,7 +99,7 @@ def read_state(settings: CommonSettings, registry: Registry, partition: int) -> 
     client = consumer(settings, "read-state", SCAN_WAIT_MS)
     try:
         low, end = client.get_watermark_offsets(where, timeout=ANSWER_S)
-        newest = _newest_progress(client, registry, where, low, end)
+        newest = newest_progress(client, registry, where, low, end)
         start = low if newest is None else max(low, newest.transitions_offset)
         refused: deque[tuple[Read, BadRecord]] = deque(maxlen=REFUSED_MAX)
         records = _sorted_out(_range(client, where, start, end), registry, refused)
@@ -144,9 +144,7 @@ def _is_newer(record: Progress, than: Progress | None) -> bool:
     return than is None or (record.time_ms, record.journal_offset) > (than.time_ms, than.journal_offset)
 
 
-def _newest_progress(
-    client: Consumer, registry: Registry, where: TopicPartition, low: int, end: int
-) -> Progress | None:
+def newest_progress(client: Consumer, registry: Registry, where: TopicPartition, low: int, end: int) -> Progress | None:
     """The last Progress of the partition, looked for in doubling steps back from the end."""
     stop, step = end, SCAN_RECORDS_MIN
     while stop > low:

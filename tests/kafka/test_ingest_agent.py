@@ -19,7 +19,7 @@ from schemas.blocks import OutcomeBlock
 from schemas.codec import encode
 from schemas.compatibility import released
 from schemas.keys import partition_of
-from schemas.records import Outcome
+from schemas.records import Outcome, Progress, Resume, SourcePosition
 from schemas.settings import CommonSettings
 from schemas.topics import topic
 from tests.kafka.workers import REGISTRY, WorkerProcess, producer, project, read_all, set_up, until, worker
@@ -384,3 +384,20 @@ def test_a_write_that_the_broker_refuses_ends_the_process_and_nothing_is_skipped
     limit(1_048_588)
     with worker("ingest", settings, tmp_path) as ingest:
         until(lambda: len(journal_rows(settings)) == 200, 40, ingest.said)
+
+
+def test_a_source_topic_made_again_under_its_name_is_told_and_not_ready(
+    broker: str, namespace: str, tmp_path: Path
+) -> None:
+    settings, name = set_up(broker, project(namespace, PARTITIONS)), topic(namespace, "outcomes")
+    marks = tuple(SourcePosition(name, partition, 1_000_000) for partition in range(PARTITIONS))
+    progress = Progress(3, 0, 9, 0, (), Resume(7, 0, marks, ()), {}, {})  # as the join left it for the old topic
+    client = producer(settings)
+    client.produce(topic(namespace, "transitions"), encode(progress, REGISTRY), partition=3)
+    assert client.flush(20) == 0
+    with worker("ingest", settings, tmp_path) as ingest:
+        send(settings, outcomes(100))
+        until(lambda: ingest.metric("headrace_ingest_source_made_anew") == PARTITIONS, 30, ingest.said)
+        status, reason = ingest.get("/ready")
+        assert status == 503
+        assert "was read up to 1000000" in reason
