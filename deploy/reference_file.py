@@ -17,7 +17,7 @@ from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 from schemas import task_file
-from schemas.task_file import Table
+from schemas.file_values import DURATION_MS_MAX, Table
 
 SECTIONS: tuple[tuple[str, type[Table]], ...] = (
     ("[namespace]", task_file.NamespaceTable),
@@ -39,8 +39,8 @@ SECTIONS: tuple[tuple[str, type[Table]], ...] = (
 """As the file writes them, in its order; the whole file (`ProjectTable`) is the first, second and one but last."""
 
 _PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "feature value"}
-_READ_AS = {"duration_ms": "duration", "_expression": "jmespath", "_guard": "comparison or jmespath"}
-"""By the function of `schemas.task_file` that reads it."""
+_READ_AS = {"duration_ms": "duration", "jmespath_text": "jmespath", "_guard": "comparison or jmespath"}
+"""By the function that reads it."""
 _UNITS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
 
 
@@ -139,7 +139,7 @@ def _ranges(annotation: Any, metadata: Iterable[Any], kind: str) -> Iterator[str
         elif getattr(item, "pattern", None):
             yield f"`{item.pattern}`"
     if kind == "duration" and not any(isinstance(item, Le | Lt) for item in shown):
-        yield f"at most {_duration(task_file.DURATION_MS_MAX)}"
+        yield f"at most {_duration(DURATION_MS_MAX)}"
     for inner in get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else ():
         if get_origin(inner) is Annotated and kind != "duration":
             yield from _ranges(None, get_args(inner)[1:], kind)

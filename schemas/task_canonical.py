@@ -17,6 +17,7 @@ from schemas.encoding import catalogue_columns
 from schemas.errors import UserError
 from schemas.feature_spec import NUM_TOKENS_ACTION, NUM_TOKENS_ALONE, NUM_TOKENS_CONTEXT, Feature, FeatureSpec
 from schemas.file_errors import user_error
+from schemas.file_values import Table
 from schemas.task import (
     Exploration,
     FieldRule,
@@ -31,7 +32,7 @@ from schemas.task import (
     canonical_json,
     fingerprint_of,
 )
-from schemas.task_file import NamespaceTable, PathTable, ProjectTable, RewardTable, SourceTable, Table, TaskFile
+from schemas.task_file import NamespaceTable, PathTable, ProjectTable, RewardTable, SourceTable, TaskFile
 
 _BOUNDED = ("first", "last", "min", "max", "mean")
 """Aggregates that keep values of 0 and 1 within [0, 1]."""

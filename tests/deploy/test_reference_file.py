@@ -9,8 +9,9 @@ import pytest
 from deploy import reference, reference_file
 from deploy.cli.entry import _sentence
 from schemas.errors import UserError
+from schemas.file_values import Table
 from schemas.task import parse
-from schemas.task_file import ProjectTable, Table
+from schemas.task_file import ProjectTable
 
 KEYS = [(header, *row) for header, _, rows in reference_file.tables() for row in rows]
 

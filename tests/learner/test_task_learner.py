@@ -13,8 +13,8 @@ from learner import second_order
 from learner.policy import explore, network
 from learner.update import TaskLearner
 from schemas.blocks import TransitionBlock
+from schemas.file_values import AMOUNT_MAX
 from schemas.task import Task
-from schemas.task_file import AMOUNT_MAX
 from tests.learner.learner_worlds import (
     block_of,
     catalogue_features,

@@ -5,9 +5,9 @@ import pytest
 
 from schemas import task as tasks
 from schemas.errors import UserError
+from schemas.file_values import duration_ms
 from schemas.keys import action_key
 from schemas.task import Namespace, Source, Task, TaskTable
-from schemas.task_file import duration_ms
 
 TASK = """
 [namespace]
