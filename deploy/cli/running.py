@@ -215,12 +215,11 @@ def up(
             is_served = ready.wait_ready(supervisor, _say)
             if is_served:
                 _tell_ready(project, ready.settings)
+            elif supervisor.is_stopping:
+                raise KeyboardInterrupt  # not by `wait`, which gives each the time to end in order
             code = supervisor.wait()
         finally:
-            is_early = supervisor.is_stopping and not is_served
-            limits = (EARLY_STOP_S,) if is_early else ()
+            limits = (EARLY_STOP_S,) if supervisor.is_stopping and not is_served else ()
             supervisor.end(*limits)
             ready.close(*limits)
-    if is_early:
-        raise KeyboardInterrupt
     raise typer.Exit(code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from deploy import processes, stack
-from deploy.supervisor import Supervisor
+from deploy.cli.entry import run
+from deploy.supervisor import EARLY_STOP_S, Supervisor
 from schemas.settings import CommonSettings
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -85,3 +87,32 @@ def test_nobody_waits_for_processes_of_which_one_has_ended() -> None:
 
         assert not _stack().wait_ready(supervisor, lambda _: None)
         assert supervisor.wait() == 3
+
+
+class _Interrupted(stack.Stack):
+    """A stack of one process that never gets ready, because somebody interrupts."""
+
+    def start(self, supervisor: Supervisor) -> None:
+        supervisor.start_command("stuck", SLEEP)
+
+    def wait_ready(self, supervisor: Supervisor, say: object) -> bool:
+        signal.raise_signal(signal.SIGINT)
+        return super().wait_ready(supervisor, lambda _: None)
+
+
+def test_an_interrupted_start_gives_nobody_the_time_that_work_in_hand_needs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "headrace.toml"
+    file.write_text('[namespace]\nname = "shop"\n')
+    settings = CommonSettings(namespace="shop", state_dir=tmp_path)
+    ready = _Interrupted(settings, tmp_path / "private.pem", {"decide": processes.free_ports(1)[0]}, None)
+    monkeypatch.setattr(stack, "prepare", lambda *_: ready)
+    given: list[float | None] = []
+    end = Supervisor.end
+    monkeypatch.setattr(Supervisor, "end", lambda self, stop_s=None: (given.append(stop_s), end(self, stop_s)))
+
+    code = run(["up", str(file), "--state-dir", str(tmp_path), "--bootstrap", "127.0.0.1:1"])
+
+    assert code == 130
+    assert given[0] == EARLY_STOP_S
