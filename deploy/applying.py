@@ -41,9 +41,9 @@ def apply(settings: CommonSettings, project: Project, retire: tuple[str, ...] = 
     _refuse_other_draw_key(standing, project)
     refuse_too_many_tasks(standing, project, retire)
     project = with_draw_key(standing, project)
-    changes = topics.apply(settings, topics.project_with(project, standing.table))
     wanted, retired = wanted_records(standing, project), _retired(standing, retire)
     records = [*wanted, *retired]
+    changes = topics.apply(settings, topics.project_with(project, standing.table))
     _publish(settings, records)
     if records:
         _read_back(settings, records)

@@ -246,6 +246,18 @@ def test_a_longer_window_raises_the_journals_retention_before_it_goes_live(broke
     assert changes.index(retention[0]) < changes.index("applied task support")
 
 
+def test_an_apply_that_is_refused_changes_no_topic(broker: str, namespace: str) -> None:
+    settings = applied(broker, project(namespace))
+    longer = project(namespace, window="30d")
+    before = topics.check(settings, longer)
+    assert before, "the journal is kept for too short a time"
+
+    with pytest.raises(UserError, match="cannot retire 'nobody'"):
+        applying.apply(settings, longer, retire=("nobody",))
+
+    assert topics.check(settings, longer) == before
+
+
 def test_the_partition_count_is_fixed_at_the_first_apply(broker: str, namespace: str) -> None:
     settings = applied(broker, project(namespace))
 
