@@ -41,6 +41,7 @@ SECTIONS: tuple[tuple[str, type[Table]], ...] = (
 _PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "feature value"}
 _READ_AS = {"duration_ms": "duration", "jmespath_text": "jmespath", "_guard": "comparison or jmespath"}
 """By the function that reads it."""
+_BOUNDS = {Gt: ("gt", "above"), Ge: ("ge", "at least"), Lt: ("lt", "below"), Le: ("le", "at most")}
 _UNITS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
 
 
@@ -122,14 +123,9 @@ def _ranges(annotation: Any, metadata: Iterable[Any], kind: str) -> Iterator[str
     one, many = ("character", "characters") if kind == "text" else ("entry", "entries")
     shown = [item for item in metadata if item is not None]
     for item in shown:
-        if isinstance(item, Gt):
-            yield f"above {show(item.gt)}"
-        elif isinstance(item, Ge):
-            yield f"at least {show(item.ge)}"
-        elif isinstance(item, Lt):
-            yield f"below {show(item.lt)}"
-        elif isinstance(item, Le):
-            yield f"at most {show(item.le)}"
+        if type(item) in _BOUNDS:
+            name, words = _BOUNDS[type(item)]
+            yield f"{words} {show(getattr(item, name))}"
         elif isinstance(item, MinLen):
             yield f"at least {item.min_length} {one if item.min_length == 1 else many}"
         elif isinstance(item, MaxLen):

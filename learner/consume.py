@@ -27,7 +27,7 @@ from learner.merge import Position
 from schemas.broker_wait import ask, find_topics
 from schemas.codec import BadRecord, decode
 from schemas.errors import UserError
-from schemas.missing_topics import topics_missing
+from schemas.missing_topics import missing_of, topics_missing
 from schemas.outage import Outage
 from schemas.records import Progress
 from schemas.registry import Registry
@@ -83,7 +83,7 @@ def require_topics(
     if asked is None:
         return {}
     admin, found = asked
-    missing = [name for name in names if name not in found or found[name].error is not None]
+    missing = missing_of(names, found)
     if missing:
         raise topics_missing(settings, missing)
 

@@ -1,8 +1,9 @@
-"""The error that topics are missing: whoever meets it may have named another namespace than was meant."""
+"""Topics that are missing, and the error: whoever meets it may have named another namespace than was meant."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from schemas.errors import UserError
 from schemas.settings import CommonSettings
@@ -21,3 +22,8 @@ def topics_missing(settings: CommonSettings, names: Sequence[str]) -> UserError:
         "if another namespace is meant, name it with --namespace or HEADRACE_NAMESPACE; else create the topics with "
         f"`headrace topics apply`, of the headrace.toml that says name = {settings.namespace!r}",
     )
+
+
+def missing_of(names: Iterable[str], found: Mapping[str, Any]) -> list[str]:
+    """Those of `names` that are not in a cluster's metadata of topics (`schemas.broker_wait.find_topics`)."""
+    return [name for name in names if name not in found or found[name].error is not None]

@@ -1,6 +1,6 @@
 """What a process needs of the cluster before it starts: a broker that answers, and its topics.
 
-Owns which topics are missing. The words for it are those of `schemas.missing_topics`, waiting for the broker is
+Which topics are missing, and the words for it, are `schemas.missing_topics`'; waiting for the broker is
 `schemas.broker_wait`'s.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from schemas.broker_wait import find_topics
-from schemas.missing_topics import topics_missing
+from schemas.missing_topics import missing_of, topics_missing
 from schemas.settings import CommonSettings
 
 
@@ -21,7 +21,7 @@ def require_topics(settings: CommonSettings, names: Iterable[str]) -> dict[str, 
     missing.
     """
     names, found = list(names), _all_topics(settings)
-    missing = _missing(found, names)
+    missing = missing_of(names, found)
     if missing:
         raise topics_missing(settings, missing)
     return {name: len(found[name].partitions) for name in names}
@@ -29,14 +29,10 @@ def require_topics(settings: CommonSettings, names: Iterable[str]) -> dict[str, 
 
 def missing_topics(settings: CommonSettings, names: Iterable[str]) -> list[str]:
     """Those of `names` that the cluster does not have. Waits and raises as `require_topics` where none answers."""
-    return _missing(_all_topics(settings), names)
+    return missing_of(names, _all_topics(settings))
 
 
 def _all_topics(settings: CommonSettings) -> dict[str, Any]:
     asked = find_topics(settings)
     assert asked is not None, "nobody stops it"
     return asked[1]
-
-
-def _missing(found: dict[str, Any], names: Iterable[str]) -> list[str]:
-    return [name for name in names if name not in found or found[name].error is not None]
